@@ -1,0 +1,125 @@
+"""Configuration: frozen pydantic models, YAML files with departures from defaults, dotted overrides."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from irl_vla.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration section: immutable, unknown keys refused, defaults validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
+        """Returns a validated copy with dotted keys replaced, e.g. ``{"finetune.lr": 1e-4}``.
+
+        Raises:
+            ConfigError: if a key is unknown (the nearest known one is named) or a value does not fit.
+        """
+        values = self.model_dump()
+        for dotted, value in overrides.items():
+            _assign(values, dotted, value)
+        return validated(type(self), values, source="override")
+
+    def to_yaml(self) -> str:
+        """Returns every resolved key and value as YAML; the text loads back to an equal configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        ConfigError: if the file is missing, is not YAML or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration; the ready ones are in configs/") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    return values
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """Turns ``key=value`` arguments (values in YAML syntax) into a mapping of dotted keys.
+
+    Raises:
+        ConfigError: if an argument has no ``=`` or its value is not YAML.
+    """
+    overrides = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {argument!r}: expected key=value, e.g. finetune.iterations=20")
+        try:
+            overrides[key] = _yaml_scalar(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {argument!r}: the value is not valid YAML") from error
+    return overrides
+
+
+def validated[C: Config](model: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Validates a mapping; every problem is named with its dotted key.
+
+    Raises:
+        ConfigError: listing all unknown keys (with the nearest known one) and unfit values.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(problems)) from error
+
+
+def _yaml_scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    node = values
+    for index, section in enumerate(sections):
+        child = node.get(section)
+        if not isinstance(child, dict):
+            known = [key for key, item in node.items() if isinstance(item, dict)]
+            where = ".".join(sections[: index + 1])
+            raise ConfigError(f"override {dotted!r}: no section {where!r}{_nearest(section, known)}")
+        node = child
+    node[leaf] = value
+
+
+def _describe(model: type[BaseModel], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest(path[-1], _fields_at(model, path[:-1]))}"
+    return f"{key}: {problem['msg']}, found {problem['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,93 @@
+"""Inputs of the score: one scene prepared once, then any number of plans scored against it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irl_vla.geometry import Floats
+
+#: Polygon layers of the drivable map, by the code in ``PreparedScene.polygon_layer``.
+POLYGON_LAYERS: Final = ("ROADBLOCK", "LANE", "LANE_CONNECTOR", "INTERSECTION", "CARPARK_AREA")
+ROLLOUT_STEPS: Final = 41
+STEP_S: Final = 0.1
+REFERENCE_STEPS: Final = 51
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polygons:
+    """A list of polygons without holes, as ragged arrays.
+
+    Attributes:
+        vertices: (V, 2) global; the closed ring of every polygon, first vertex repeated at its end.
+        offsets: (N + 1,) int64; polygon i owns ``vertices[offsets[i]:offsets[i + 1]]``.
+    """
+
+    vertices: Floats
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """Objects around the ego at 10 Hz (``S`` = 41 steps), global frame.
+
+    Attributes:
+        tokens: A track tokens.
+        kinds: (A,) int64 official type value, 0 vehicle .. 6 generic object; sorted by kind, stable.
+        sizes: (A, 2) length and width.
+        poses: (A, S, 3) box centre; rows of absent steps are zero.
+        velocities: (A, S, 2) global; zero for static objects.
+        present: (A, S) bool.
+    """
+
+    tokens: tuple[str, ...]
+    kinds: NDArray[np.int64]
+    sizes: Floats
+    poses: Floats
+    velocities: Floats
+    present: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedScene:
+    """Everything the score of a scene needs, whatever the plan (what the devkit calls a metric cache).
+
+    Poses are global rear-axle poses unless a name says otherwise.
+
+    Attributes:
+        time_us: timestamp of the current frame.
+        ego_state: (11,) x, y, heading, vx, vy, ax, ay (body frame), steering angle and rate, yaw rate and acceleration.
+        history_time_us, history_states: (4,) int64 and (4, 11), nominal -1.5 .. 0 s.
+        human_plan: (8, 3) relative to the ego, or None (synthetic scenes: no human, no filter).
+        reference_poses: (51, 3) PDM-Closed reference at 10 Hz, the first at ``time_us``.
+        centerline: (N, 2) polyline of the planned lanes, duplicate joints kept.
+        polygons: drivable map, in the order of the official one.
+        polygon_layer: (N,) int64 index into ``POLYGON_LAYERS``.
+        polygon_on_route: (N,) bool; lanes and connectors of the corrected route.
+        tracks: as logged ("replay" traffic), nothing removed yet.
+        red_lights: polygons of red lane connectors of the route.
+        red_active: (R, 41) bool, True while red.
+    """
+
+    token: str
+    is_synthetic: bool
+    time_us: int
+    ego_state: Floats
+    history_time_us: NDArray[np.int64]
+    history_states: Floats
+    human_plan: Floats | None
+    reference_poses: Floats
+    centerline: Floats
+    polygons: Polygons
+    polygon_layer: NDArray[np.int64]
+    polygon_on_route: NDArray[np.bool_]
+    tracks: Tracks
+    red_lights: Polygons
+    red_active: NDArray[np.bool_]
