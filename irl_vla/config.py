@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,6 +30,9 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """Returns every resolved key and value as YAML; the text loads back to an equal configuration."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def load_values(path: Path) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def validated[C: Config](model: type[C], values: Mapping[str, Any], source: str) -> C:
+def validated(model: type[AnyConfig], values: Mapping[str, Any], source: str) -> AnyConfig:
     """Validates a mapping; every problem is named with its dotted key.
 
     Raises:

@@ -25,6 +25,7 @@ class VehicleBody:
 
     @property
     def length(self) -> float:
+        """Bumper to bumper."""
         return self.front_length + self.rear_length
 
     @property

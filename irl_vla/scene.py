@@ -125,6 +125,7 @@ class Scene:
 
     @property
     def current(self) -> Frame:
+        """The frame in which the plan is made."""
         return self.frames[self.num_history - 1]
 
     @property
@@ -134,10 +135,12 @@ class Scene:
 
     @property
     def future(self) -> tuple[Frame, ...]:
+        """The logged frames after the current one; hidden from policies."""
         return self.frames[self.num_history :]
 
     @property
     def is_synthetic(self) -> bool:
+        """True for second-stage scenes, which have no human plan and no human filter."""
         return len(self.token) == 17
 
     def human_plan(self) -> Floats:
@@ -256,7 +259,7 @@ class MapView:
         return self._trees[layer]
 
     def query(self, layer: str, x: float, y: float, half_width_m: float) -> list[str]:
-        """Ids, in file order, of polygons that touch the axis-aligned square around a point (nuPlan's proximity query)."""
+        """Ids, in file order, of polygons that touch the axis-aligned square around a point (nuPlan's proximity)."""
         ids, tree = self.tree(layer)
         square = shapely.box(x - half_width_m, y - half_width_m, x + half_width_m, y + half_width_m)
         return [ids[index] for index in sorted(tree.query(square, predicate="intersects"))]
@@ -271,8 +274,8 @@ class Observation:
         camera_valid: (C,) False where the image is missing (its pixels are zero).
         intrinsics: (C, 3, 3) for the images as given here.
         camera_to_ego: (C, 4, 4).
-        sweeps: one (n, 4) float32 array a history frame, oldest first: x, y, z, intensity of LiDAR points, already moved into the
-            current ego frame; empty (0, 4) where missing.
+        sweeps: one (n, 4) float32 array a history frame, oldest first: x, y, z, intensity of LiDAR points, already
+            moved into the current ego frame; empty (0, 4) where missing.
         history: (4, 7) x, y, heading, vx, vy, ax, ay; pose relative to the current rear axle, velocity and
             acceleration in each frame's own ego axes.
         command: index into ``COMMAND_NAMES``.

@@ -1,0 +1,90 @@
+"""The layer table of docs/architecture.md, enforced: walks every import of the project's own modules."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASE = {"errors", "geometry", "config", "artifact", "scene"}
+DATA = BASE | {"token_bank", "driving", "dataset"}
+SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
+JUDGE = SCORE | {"baselines", "select", "evaluate", "doctor", "navsim", "report"}
+
+#: layer -> what it may import of ours (its own modules always).
+MAY_IMPORT = {
+    "errors": set(),
+    "geometry": set(),
+    "config": {"errors"},
+    "artifact": {"errors"},
+    "scene": {"errors", "geometry"},
+    "checkpoint": {"errors", "config", "artifact"},
+    "tracking": {"errors", "config", "artifact"},
+    "token_bank": BASE,
+    "driving": BASE,
+    "dataset": BASE,
+    "world": DATA,
+    "epdms": BASE | {"driving"},
+    "policy": BASE | {"checkpoint", "token_bank"},
+    "prepare": DATA | {"epdms"},
+    "reward": SCORE,
+    "baselines": JUDGE,
+    "select": JUDGE,
+    "evaluate": JUDGE,
+    "doctor": JUDGE,
+    "navsim": JUDGE,
+    "report": JUDGE,
+    "train": JUDGE | {"world"},
+    "rl": JUDGE | {"train"},
+    "stages": JUDGE | {"world", "train", "rl"},
+    "cli": {"errors", "config", "stages"},
+    "pipelines": {"errors", "config", "stages"},
+}
+RAY_LAYERS = {"prepare", "select", "evaluate", "doctor", "train", "rl", "stages", "cli", "pipelines"}
+RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
+MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
+
+
+def layer_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "pipelines" else parts[1]
+
+
+def imported_names(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name != "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_respect_the_layers(path: Path) -> None:
+    layer = layer_of(path)
+    assert layer in MAY_IMPORT, f"{path} belongs to no layer: add it to the table of docs/architecture.md and here"
+    for name in imported_names(path):
+        parts = name.split(".")
+        target = parts[1] if parts[0] == "irl_vla" and len(parts) > 1 else parts[0]
+        if parts[0] == "irl_vla" and len(parts) > 1:
+            assert target == layer or target in MAY_IMPORT[layer], f"{layer} may not import {name}"
+        assert parts[0] != "pipelines" or layer == "pipelines", "nothing imports pipelines"
+        if parts[0] == "ray":
+            relative = str(path.relative_to(ROOT))
+            assert layer in RAY_LAYERS or relative in RAY_MODULES, f"{layer} may not import Ray"
+
+
+def test_package_files_are_empty() -> None:
+    """Imports in __init__ would make every module pay for its siblings."""
+    for path in MODULES:
+        if path.name == "__init__.py":
+            assert not path.read_text().strip(), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_are_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from irl_vla.config import Config, load_values, parse_overrides, validated
+from irl_vla.errors import ConfigError
+
+
+class Inner(Config):
+    learning_rate: float = Field(default=1e-3, gt=0)
+    steps: int = 10
+
+
+class Outer(Config):
+    inner: Inner = Inner()
+    name: str = "x"
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'inner.learning_rat'; did you mean 'learning_rate'"):
+        validated(Outer, {"inner": {"learning_rat": 1.0}}, source="test")
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"inner.learning_rate.*unknown key 'nam'"):
+        validated(Outer, {"inner": {"learning_rate": -1}, "nam": 2}, source="test")
+
+
+def test_overrides_are_typed_and_checked() -> None:
+    changed = Outer().with_overrides(parse_overrides(["inner.learning_rate=1e-4", "name=y"]))
+    assert (changed.inner.learning_rate, changed.name) == (1e-4, "y")
+    with pytest.raises(ConfigError, match=r"no section 'iner'; did you mean 'inner'"):
+        Outer().with_overrides({"iner.steps": 3})
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_overrides(["inner.steps"])
+
+
+def test_yaml_round_trip_is_the_identity(tmp_path: Path) -> None:
+    config = Outer().with_overrides({"inner.steps": 3})
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    assert validated(Outer, load_values(path), source="test") == config
+
+
+@pytest.mark.parametrize(("text", "message"), [("- 1", "expected a mapping"), ("a: [", "not valid YAML")])
+def test_unfit_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_values(path)
+    with pytest.raises(ConfigError, match="no such configuration"):
+        load_values(tmp_path / "absent.yaml")
