@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 BASE = {"errors", "geometry", "config", "artifact", "scene"}
 DATA = BASE | {"token_bank", "driving", "dataset"}
 SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
-JUDGE = SCORE | {"baselines", "select", "evaluate", "doctor", "navsim", "report"}
+JUDGE = SCORE | {"intervals", "baselines", "select", "evaluate", "doctor", "navsim", "report"}
 
 #: layer -> what it may import of ours (its own modules always).
 MAY_IMPORT = {
@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "config": {"errors"},
     "artifact": {"errors"},
     "scene": {"errors", "geometry"},
+    "intervals": {"geometry"},
+    "session": {"errors", "config"},
     "checkpoint": {"errors", "config", "artifact"},
     "tracking": {"errors", "config", "artifact"},
     "token_bank": BASE,
@@ -36,11 +38,11 @@ MAY_IMPORT = {
     "report": JUDGE,
     "train": JUDGE | {"world"},
     "rl": JUDGE | {"train"},
-    "stages": JUDGE | {"world", "train", "rl"},
+    "stages": JUDGE | {"session", "world", "train", "rl"},
     "cli": {"errors", "config", "stages"},
     "pipelines": {"errors", "config", "stages"},
 }
-RAY_LAYERS = {"prepare", "select", "evaluate", "doctor", "train", "rl", "stages", "cli", "pipelines"}
+RAY_LAYERS = {"session", "prepare", "select", "evaluate", "doctor", "train", "rl", "stages", "cli", "pipelines"}
 RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 

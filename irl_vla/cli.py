@@ -1,0 +1,65 @@
+"""The command line: ``irl-vla STAGE CONFIG [key=value ...]``.
+
+Only the standard library is imported before a stage is chosen, so that ``--help`` answers at once.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_STAGES = {
+    "generate": "write a generated driving dataset in NAVSIM's layout",
+    "pretrain": "imitate human plans (Ray Train), then write the token bank",
+    "label": "score proposals for every scene with the true EPDMS (Ray Data)",
+    "train-reward": "fit the reward world model to the labels (Ray Train)",
+    "finetune": "PPO over the denoising chain on the learned reward (RLlib)",
+    "sweep": "search the safety, comfort and efficiency weights (Ray Tune)",
+    "evaluate": "judge every policy by the true EPDMS on the held-out split",
+    "report": "collect tables and pictures into one HTML page",
+    "run": "all stages but the sweep, skipping what is already whole",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one stage; returns the exit status (0 done, 2 bad input, 130 interrupted: the same command resumes)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("ray", "httpx", "alembic", "matplotlib", "mlflow", "numba", "fontTools"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from irl_vla import stages
+    from irl_vla.errors import IrlVlaError
+
+    try:
+        experiment = stages.load_experiment(options.config, options.overrides)
+        if options.print_config:
+            sys.stdout.write(experiment.to_yaml())
+            return 0
+        stages.STAGES[options.stage.replace("-", "_")](experiment)
+    except IrlVlaError as error:
+        logging.getLogger("irl_vla").error("%s: %s", type(error).__name__, error)
+        return 2
+    except KeyboardInterrupt:
+        logging.getLogger("irl_vla").warning("interrupted; the same command resumes")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="irl-vla",
+        description="Train, fine-tune and judge a vision-language-action driving policy.",
+        epilog="Example: irl-vla finetune configs/demo.yaml finetune.weights.safety=2 seed=1",
+    )
+    subparsers = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, summary in _STAGES.items():
+        stage = subparsers.add_parser(name, help=summary, description=summary)
+        stage.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
+        stage.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
+        stage.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
