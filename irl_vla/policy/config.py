@@ -38,7 +38,9 @@ class GridConfig(Config):
             if count < 1 or abs(count * self.cell_m - (high - low)) > 1e-6:
                 raise ValueError(f"{axis} range [{low}, {high}] m must be a positive multiple of cell_m={self.cell_m}")
             if count % 4:
-                raise ValueError(f"{count} cells along {axis}: must be a multiple of 4 (two strides of the BEV network)")
+                raise ValueError(
+                    f"{count} cells along {axis}: must be a multiple of 4 (two strides of the BEV network)"
+                )
         return self
 
 
