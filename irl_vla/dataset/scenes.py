@@ -1,0 +1,170 @@
+"""Scenes of a split: listed, streamed log by log, or loaded one at a time."""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.log import Log, read_log
+from irl_vla.dataset.splits import LogLayout, Split, read_layouts, read_split
+from irl_vla.errors import LogFormatError, SceneError
+from irl_vla.scene import Scene
+
+logger = logging.getLogger(__name__)
+
+#: Logs of the private test splits carry no annotations.
+UNANNOTATED_PREFIX: Final = "private_test"
+
+
+@dataclass(frozen=True, slots=True)
+class SceneRef:
+    """Where a scene is found.
+
+    Attributes:
+        index: of the current frame in its log.
+        group, kind: as in :class:`irl_vla.scene.Scene`.
+    """
+
+    token: str
+    log_name: str
+    index: int
+    map_name: str
+    group: str
+    kind: str
+
+
+def split_logs(dataset: Dataset, split: str) -> list[str]:
+    """Names of the logs that a split draws on, sorted; the unit for spreading work over processes.
+
+    Raises:
+        LogFormatError: if the log folder, or a log that the split names, is missing.
+    """
+    selection = read_split(dataset, split)
+    folder = dataset.log_folder(selection.data_split)
+    present = sorted(path.stem for path in folder.glob("*.pkl"))
+    if not present:
+        raise LogFormatError(f"{folder}: expected <log>.pkl files, found none; split {split!r} needs them")
+    if selection.scene_filter.log_names is None:
+        return present
+    absent = sorted(set(selection.scene_filter.log_names) - set(present))
+    if absent:
+        raise LogFormatError(f"{folder}: split {split!r} names {len(absent)} logs that are missing, first {absent[0]!r}")
+    return sorted(set(selection.scene_filter.log_names))
+
+
+def scene_refs(dataset: Dataset, split: str, logs: Sequence[str] | None = None) -> list[SceneRef]:
+    """All scenes of a split in the order of :func:`iter_scenes`; frames are not converted.
+
+    Raises:
+        LogFormatError: if a log breaks the format, or two scenes share a token.
+    """
+    found: dict[str, SceneRef] = {}
+    for ref, _ in _windows(dataset, split, logs):
+        if ref.token in found:
+            raise LogFormatError(
+                f"split {split!r}: token {ref.token} occurs in log {found[ref.token].log_name} and again in {ref.log_name}"
+            )
+        found[ref.token] = ref
+    return list(found.values())
+
+
+def iter_scenes(
+    dataset: Dataset, split: str, tokens: Collection[str] | None = None, logs: Sequence[str] | None = None
+) -> Iterator[Scene]:
+    """Streams the scenes of a split, one log in memory at a time, ordered by log name and time.
+
+    Args:
+        tokens: only these scenes; None yields all.
+        logs: only these logs (of :func:`split_logs`); None yields all.
+
+    Raises:
+        LogFormatError: if a log breaks the format.
+        SceneError: at the end, if a token asked for was not found.
+    """
+    wanted = None if tokens is None else set(tokens)
+    data_split = read_split(dataset, split)
+    for ref, log in _windows(dataset, split, logs):
+        if wanted is None or ref.token in wanted:
+            yield _scene(data_split, log, ref)
+            if wanted is not None:
+                wanted.discard(ref.token)
+                if not wanted:
+                    return
+    if wanted:
+        raise SceneError(f"{min(wanted)}: expected in split {split!r}, not found ({len(wanted)} such tokens)")
+
+
+def load_scene(dataset: Dataset, split: str, token: str) -> Scene:
+    """Loads one scene; the split's index and the last logs are kept in memory.
+
+    Raises:
+        SceneError: if the split has no such token.
+    """
+    selection = read_split(dataset, split)
+    ref = _index(dataset, split, _folder_stamp(dataset, selection)).get(token)
+    if ref is None:
+        raise SceneError(f"{token}: expected in split {split!r}, not found")
+    path = dataset.log_folder(selection.data_split) / f"{ref.log_name}.pkl"
+    return _scene(selection, _recent_log(path, path.stat().st_mtime_ns, _annotated(selection)), ref)
+
+
+@lru_cache(maxsize=4)
+def _index(dataset: Dataset, split: str, stamp: tuple[int, int]) -> dict[str, SceneRef]:
+    del stamp  # only part of the cache's key: a new file in the folder makes a new index
+    return {ref.token: ref for ref in scene_refs(dataset, split)}
+
+
+@lru_cache(maxsize=4)
+def _recent_log(path: Path, modified_ns: int, annotated: bool) -> Log:
+    del modified_ns  # only part of the cache's key
+    return read_log(path, annotated=annotated)
+
+
+def _folder_stamp(dataset: Dataset, split: Split) -> tuple[int, int]:
+    folder = dataset.log_folder(split.data_split)
+    return folder.stat().st_mtime_ns, (dataset.splits_root / f"{split.name}.yaml").stat().st_mtime_ns
+
+
+def _annotated(split: Split) -> bool:
+    return not split.data_split.startswith(UNANNOTATED_PREFIX)
+
+
+def _windows(dataset: Dataset, split: str, logs: Sequence[str] | None) -> Iterator[tuple[SceneRef, Log]]:
+    """The official window rule: every ``step`` frames a window; short and routeless ones are dropped."""
+    selection = read_split(dataset, split)
+    rule = selection.scene_filter
+    if rule.include_synthetic_scenes:
+        logger.info("split %s: logged scenes only; second-stage scenes are read from their own files", split)
+    layouts = read_layouts(dataset)
+    kept = None if rule.tokens is None else frozenset(rule.tokens)
+    count = 0
+    for name in split_logs(dataset, split) if logs is None else logs:
+        path = dataset.log_folder(selection.data_split) / f"{name}.pkl"
+        log = read_log(path, annotated=_annotated(selection))
+        layout = layouts.get(name, LogLayout(layout=name, kind=""))
+        for start in range(0, len(log) - rule.num_frames + 1, rule.step):
+            current = start + rule.num_history_frames - 1
+            token = log.token(current)
+            if (rule.has_route and not log.has_route(current)) or (kept is not None and token not in kept):
+                continue
+            if count == rule.max_scenes:
+                return
+            count += 1
+            yield SceneRef(token, name, current, log.map_name(current), layout.layout, layout.kind), log
+
+
+def _scene(split: Split, log: Log, ref: SceneRef) -> Scene:
+    start = ref.index - split.scene_filter.num_history_frames + 1
+    return Scene(
+        token=ref.token,
+        log_name=ref.log_name,
+        map_name=ref.map_name,
+        group=ref.group,
+        kind=ref.kind,
+        data_split=split.data_split,
+        frames=tuple(log.frame(index) for index in range(start, start + split.scene_filter.num_frames)),
+        num_history=split.scene_filter.num_history_frames,
+    )
