@@ -1,0 +1,341 @@
+"""Candidate plans of a bank row, each with a named source.
+
+The reward world model is later asked about whatever PPO tries, so its labels must hold more than good driving:
+plans of the human and of a vocabulary, of every denoising step of the policy, and the manoeuvres by which a policy
+is known to cheat a learned reward (jitter, leaving the road, a reversed last waypoint, hard braking, speeding,
+one constant manoeuvre everywhere). Shifted ego views are bank rows of their own and get proposals like any other.
+
+Every row draws from its own generator, so its proposals do not depend on how the work is cut.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irl_vla.errors import CheckpointError
+from irl_vla.geometry import Floats, wrap_angle
+from irl_vla.reward.config import ProposalConfig
+from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
+
+SOURCES: Final = (
+    "human",
+    "vocabulary",
+    "policy",
+    "denoising",
+    "perturbed",
+    "jittery",
+    "off_road",
+    "reversed",
+    "hard_brake",
+    "speeding",
+    "manoeuvre",
+)
+_TIMES_S: Final = PLAN_INTERVAL_S * np.arange(1, FUTURE_FRAMES + 1)
+#: Metres that one radian of heading counts for when plans are compared.
+_HEADING_M: Final = 2.0
+
+#: (rows (B,), chains a row G, generators one a row) -> decoded chains (B, G, K + 1, 8, 3), the plans last.
+ChainSampler = Callable[[NDArray[np.int64], int, list[np.random.Generator]], Floats]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposals:
+    """Candidate plans.
+
+    Attributes:
+        plans: (B, P, 8, 3) float32, ego frame.
+        source: (B, P) int8 index into ``SOURCES``.
+    """
+
+    plans: NDArray[np.float32]
+    source: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowFacts:
+    """What the proposals of bank rows depend on.
+
+    Attributes:
+        rows: (B,) bank rows.
+        speeds_mps: (B,) current speeds.
+        human_plans: (B, 8, 3), arbitrary where ``has_human`` is False.
+        has_human: (B,).
+    """
+
+    rows: NDArray[np.int64]
+    speeds_mps: Floats
+    human_plans: Floats
+    has_human: NDArray[np.bool_]
+
+
+def row_generator(seed: int, row: int) -> np.random.Generator:
+    """The generator of one bank row: equal however rows are batched or sharded."""
+    return np.random.default_rng([seed, row])
+
+
+def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generator, iterations: int = 20) -> Floats:
+    """Picks human plans that cover all human plans: k-means, then the plan nearest to each centre.
+
+    Real plans instead of centres, because a mean of plans need not be drivable.
+
+    Args:
+        human_plans: (N, 8, 3).
+        size: number of plans; fewer come back where there are fewer distinct ones.
+
+    Returns:
+        (V, 8, 3) with V <= size, ordered by final x.
+
+    Raises:
+        CheckpointError: if there is no human plan at all.
+    """
+    if not len(human_plans):
+        raise CheckpointError("proposals: the token bank holds no human plan; write it from a split with a future")
+    distinct = np.unique(np.asarray(human_plans, np.float64).reshape(len(human_plans), -1), axis=0)
+    points = _comparable(distinct.reshape(-1, FUTURE_FRAMES, 3))
+    centres = _spread_centres(points, min(size, len(points)), generator)
+    for _ in range(iterations):
+        nearest = _nearest(points, centres)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, nearest, points)
+        counts = np.bincount(nearest, minlength=len(centres))[:, None]
+        centres = np.where(counts > 0, sums / np.maximum(counts, 1), centres)
+    chosen = np.unique(_nearest(centres, points))
+    plans = distinct[chosen].reshape(-1, FUTURE_FRAMES, 3)
+    return np.asarray(plans[np.argsort(plans[:, -1, 0], kind="stable")], np.float64)
+
+
+def propose(
+    facts: RowFacts, vocabulary: Floats, sampler: ChainSampler | None, config: ProposalConfig, seed: int
+) -> Proposals:
+    """Makes the proposals of bank rows.
+
+    Args:
+        facts: of B rows; where there is no human a vocabulary plan of similar speed takes the human's part.
+        vocabulary: (V, 8, 3) of :func:`fit_vocabulary`.
+        sampler: denoising chains of the policy, or None before there is one.
+
+    Returns:
+        ``config.count`` plans a row, in the order of ``SOURCES``.
+    """
+    generators = [row_generator(seed, int(row)) for row in facts.rows]
+    chains = _sampled_chains(facts.rows, generators, sampler, config)
+    plans = np.empty((len(facts.rows), config.count, FUTURE_FRAMES, 3), np.float32)
+    source = np.empty((len(facts.rows), config.count), np.int8)
+    for index, generator in enumerate(generators):
+        speed_mps = float(facts.speeds_mps[index])
+        human = np.asarray(facts.human_plans[index], np.float64) if facts.has_human[index] else None
+        row_chains = None if chains is None else chains[index]
+        base, parts = _driven(speed_mps, human, vocabulary, row_chains, config=config, generator=generator)
+        parts += _disturbed(base, speed_mps, config, generator)
+        plans[index] = np.concatenate([part for _, part in parts])
+        source[index] = np.concatenate([np.full(len(part), SOURCES.index(name), np.int8) for name, part in parts])
+    return Proposals(plans, source)
+
+
+def constant_manoeuvre(speed_mps: Floats, acceleration_mps2: Floats, curvature_per_m: Floats) -> Floats:
+    """Plans of constant acceleration and curvature that stop rather than reverse.
+
+    Args:
+        speed_mps, acceleration_mps2, curvature_per_m: broadcast to (...).
+
+    Returns:
+        (..., 8, 3).
+    """
+    speed, acceleration, curvature = np.broadcast_arrays(
+        *(np.asarray(value, np.float64)[..., None] for value in (speed_mps, acceleration_mps2, curvature_per_m))
+    )
+    distance = travelled_m(speed, acceleration)
+    heading = curvature * distance
+    # x = sin(kappa s) / kappa and y = (1 - cos(kappa s)) / kappa, written so that kappa = 0 is no special case.
+    x = distance * np.sinc(heading / np.pi)
+    y = distance * np.sinc(heading / (2 * np.pi)) * np.sin(heading / 2)
+    return np.stack([x, y, wrap_angle(heading)], axis=-1)
+
+
+def travelled_m(speed_mps: Floats, acceleration_mps2: Floats) -> Floats:
+    """Distance at the plan's eight times under constant acceleration, standing once the speed is 0; (..., 8)."""
+    speed = np.maximum(np.asarray(speed_mps, np.float64), 0.0)
+    stop_s = np.where(acceleration_mps2 < 0.0, speed / np.maximum(-acceleration_mps2, 1e-9), np.inf)
+    time = np.minimum(_TIMES_S, stop_s)
+    return np.asarray(np.maximum(speed * time + 0.5 * np.asarray(acceleration_mps2) * time**2, 0.0), np.float64)
+
+
+def follow_path(plan: Floats, distance_m: Floats) -> Floats:
+    """Drives the path of a plan with another timing.
+
+    Args:
+        plan: (8, 3).
+        distance_m: (..., 8) arc lengths from the origin; beyond the plan's end the last heading goes straight on.
+
+    Returns:
+        (..., 8, 3).
+    """
+    knots = np.concatenate([np.zeros((1, 3)), plan])
+    arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(knots[:, :2], axis=0).T))])
+    # Standing poses repeat an arc length: keep the first of each, np.interp needs increasing ones.
+    keep = np.concatenate([[True], np.diff(arc) > 1e-6])
+    arc, knots, heading = arc[keep], knots[keep], np.unwrap(knots[keep, 2])
+    beyond = np.maximum(distance_m - arc[-1], 0.0)
+    x = np.interp(distance_m, arc, knots[:, 0]) + beyond * np.cos(heading[-1])
+    y = np.interp(distance_m, arc, knots[:, 1]) + beyond * np.sin(heading[-1])
+    return np.stack([x, y, wrap_angle(np.interp(distance_m, arc, heading))], axis=-1)
+
+
+def drift_sideways(plans: Floats, offset_m: Floats) -> Floats:
+    """Moves plans sideways, smoothly growing to ``offset_m`` (...) at their ends; headings follow the drift.
+
+    A standing plan stays where it is: without motion there is no drift.
+    """
+    share = (_TIMES_S / _TIMES_S[-1]) ** 2
+    knots = np.concatenate([np.zeros_like(plans[..., :1, :2]), plans[..., :2]], axis=-2)
+    step_m = np.hypot(*np.moveaxis(np.diff(knots, axis=-2), -1, 0))
+    length_m = step_m.sum(-1)
+    reach_m = np.clip(offset_m, -0.5 * length_m, 0.5 * length_m)[..., None] * share
+    slope = np.diff(reach_m, axis=-1, prepend=0.0) / np.maximum(step_m, 1e-3)
+    heading = plans[..., 2]
+    return np.stack(
+        [
+            plans[..., 0] - np.sin(heading) * reach_m,
+            plans[..., 1] + np.cos(heading) * reach_m,
+            wrap_angle(heading + np.arctan(np.clip(slope, -2.0, 2.0))),
+        ],
+        axis=-1,
+    )
+
+
+def reverse_last(plans: Floats, back_m: Floats) -> Floats:
+    """Puts the last pose ``back_m`` (...) behind the last but one: a hack that users of learned rewards met."""
+    result = np.array(plans, np.float64)
+    heading = plans[..., -2, 2]
+    result[..., -1, 0] = plans[..., -2, 0] - np.cos(heading) * back_m
+    result[..., -1, 1] = plans[..., -2, 1] - np.sin(heading) * back_m
+    result[..., -1, 2] = heading
+    return result
+
+
+def jitter(plans: Floats, scale_m: Floats, heading_rad: float, generator: np.random.Generator) -> Floats:
+    """Adds independent noise to every pose: ``scale_m`` (...) in x and y, ``heading_rad`` in heading."""
+    noise = generator.normal(size=plans.shape)
+    noise[..., :2] *= np.asarray(scale_m)[..., None, None]
+    noise[..., 2] *= heading_rad
+    result = plans + noise
+    result[..., 2] = wrap_angle(result[..., 2])
+    return np.asarray(result, np.float64)
+
+
+def _sampled_chains(
+    rows: NDArray[np.int64], generators: list[np.random.Generator], sampler: ChainSampler | None, config: ProposalConfig
+) -> Floats | None:
+    chains = max(config.policy, 1 if config.denoising else 0)
+    if sampler is None or chains == 0:
+        return None
+    return sampler(rows, chains, generators)
+
+
+def _driven(
+    speed_mps: float,
+    human: Floats | None,
+    vocabulary: Floats,
+    chains: Floats | None,
+    *,
+    config: ProposalConfig,
+    generator: np.random.Generator,
+) -> tuple[Floats, list[tuple[str, Floats]]]:
+    """The plan to disturb, and the plans that nobody disturbed."""
+    spare = config.policy + config.denoising if chains is None else 0
+    spare += config.human if human is None else 0
+    entries = _matching_entries(vocabulary, speed_mps, config.vocabulary + spare, config, generator)
+    parts = [] if human is None or not config.human else [("human", human[None])]
+    parts.append(("vocabulary", entries))
+    if chains is not None:
+        parts.append(("policy", chains[: config.policy, -1]))
+        parts.append(("denoising", _intermediate(chains, config.denoising, generator)))
+    return (entries[0] if human is None else human), parts
+
+
+def _disturbed(
+    base: Floats, speed_mps: float, config: ProposalConfig, generator: np.random.Generator
+) -> list[tuple[str, Floats]]:
+    knots = np.concatenate([np.zeros((1, 2)), base[:, :2]])
+    driven_m = np.cumsum(np.hypot(*np.diff(knots, axis=0).T))
+    factor = 1.0 + config.perturbed_speed * generator.normal(size=config.perturbed)
+    perturbed = follow_path(base, np.maximum(factor, 0.0)[:, None] * driven_m)
+    perturbed = drift_sideways(perturbed, config.perturbed_lateral_m * generator.normal(size=config.perturbed))
+    jitter_m = generator.uniform(*config.jitter_m, size=config.jittery)
+    jittery = jitter(np.repeat(base[None], config.jittery, 0), jitter_m, config.jitter_heading_rad, generator)
+    side = generator.choice([-1.0, 1.0], size=config.off_road)
+    off_road = drift_sideways(
+        np.repeat(base[None], config.off_road, 0), side * generator.uniform(*config.off_road_m, size=config.off_road)
+    )
+    backwards = reverse_last(
+        np.repeat(base[None], config.reversed, 0), generator.uniform(0.5, 5.0, size=config.reversed)
+    )
+    brake = generator.uniform(*config.brake_mps2, size=(config.hard_brake, 1))
+    speeding = generator.uniform(*config.speeding_factor, size=(config.speeding, 1))
+    # Standing humans cannot speed by a factor: they start driving instead.
+    pushed_m = np.maximum(speeding * driven_m, travelled_m(np.full((1, 1), speed_mps), speeding))
+    return [
+        ("perturbed", perturbed),
+        ("jittery", jittery),
+        ("off_road", off_road),
+        ("reversed", backwards),
+        ("hard_brake", follow_path(base, travelled_m(np.full_like(brake, speed_mps), -brake))),
+        ("speeding", follow_path(base, pushed_m)),
+        ("manoeuvre", _manoeuvres(speed_mps, config, generator)),
+    ]
+
+
+def _manoeuvres(speed_mps: float, config: ProposalConfig, generator: np.random.Generator) -> Floats:
+    acceleration = generator.uniform(*config.manoeuvre_acceleration_mps2, size=config.manoeuvre)
+    bound = config.manoeuvre_lateral_mps2 / max(speed_mps, 1.0) ** 2
+    curvature = min(bound, config.manoeuvre_curvature_per_m) * generator.uniform(-1.0, 1.0, size=config.manoeuvre)
+    # Every second one goes straight on: braking and speeding in lane are what a policy tries first.
+    curvature[::2] = 0.0
+    return constant_manoeuvre(np.full(config.manoeuvre, speed_mps), acceleration, curvature)
+
+
+def _intermediate(chains: Floats, count: int, generator: np.random.Generator) -> Floats:
+    """Draws ``count`` plans out of the steps before the last of (G, K + 1, 8, 3) chains."""
+    steps = chains[:, :-1].reshape(-1, FUTURE_FRAMES, 3)
+    return np.asarray(steps[generator.choice(len(steps), size=count, replace=count > len(steps))], np.float64)
+
+
+def _matching_entries(
+    vocabulary: Floats, speed_mps: float, count: int, config: ProposalConfig, generator: np.random.Generator
+) -> Floats:
+    """Draws vocabulary plans, likelier the nearer their first speed is to the current one."""
+    entry_speed = np.hypot(vocabulary[:, 0, 0], vocabulary[:, 0, 1]) / PLAN_INTERVAL_S
+    # The small constant lets every entry come up now and then: the model must know wild plans as well.
+    chance = np.exp(-np.abs(entry_speed - speed_mps) / config.vocabulary_speed_scale_mps) + 1e-3
+    chosen = generator.choice(len(vocabulary), size=count, replace=count > len(vocabulary), p=chance / chance.sum())
+    return np.asarray(vocabulary[chosen], np.float64)
+
+
+def _comparable(plans: Floats) -> Floats:
+    """(N, 24) points in metres whose Euclidean distance compares plans."""
+    scaled = np.array(plans, np.float64)
+    scaled[..., 2] *= _HEADING_M
+    return scaled.reshape(len(plans), -1)
+
+
+def _spread_centres(points: Floats, count: int, generator: np.random.Generator) -> Floats:
+    """k-means++ start: each next centre is drawn in proportion to the squared distance to those before."""
+    centres = np.empty((count, points.shape[1]))
+    centres[0] = points[generator.integers(len(points))]
+    nearest = ((points - centres[0]) ** 2).sum(1)
+    for index in range(1, count):
+        total = nearest.sum()
+        chance = nearest / total if total > 0.0 else None
+        centres[index] = points[generator.choice(len(points), p=chance)]
+        nearest = np.minimum(nearest, ((points - centres[index]) ** 2).sum(1))
+    return centres
+
+
+def _nearest(points: Floats, centres: Floats, block: int = 4096) -> NDArray[np.int64]:
+    """Index of the nearest centre of each point, in blocks that bound memory."""
+    norms = (centres**2).sum(1)
+    parts = [np.argmin(norms - 2.0 * points[i : i + block] @ centres.T, axis=1) for i in range(0, len(points), block)]
+    return np.concatenate(parts).astype(np.int64)

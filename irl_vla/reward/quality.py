@@ -1,0 +1,191 @@
+"""How good a learned reward is: discrimination, calibration and the cost of its picks, by source of the plans.
+
+Rank correlation is left out on purpose: nearly every group of candidates holds ties.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from irl_vla.artifact import write_text
+from irl_vla.geometry import Floats
+from irl_vla.reward.proposals import SOURCES
+from irl_vla.reward.weights import RewardWeights, reward
+from irl_vla.scene import SUBSCORES
+
+ALL_SOURCES: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class SubscoreQuality:
+    """Quality of one sub-score on the plans of one source.
+
+    Attributes:
+        auroc: chance that a full mark (value 1) is ranked above a lesser one; NaN where only one kind occurs.
+        ece: expected calibration error over ten bins.
+        mae: mean absolute error.
+        mean_predicted, mean_true: means over ``plans`` plans.
+    """
+
+    source: str
+    subscore: str
+    plans: int
+    auroc: float
+    ece: float
+    mae: float
+    mean_predicted: float
+    mean_true: float
+
+
+@dataclass(frozen=True, slots=True)
+class PickQuality:
+    """What choosing the plan of the highest predicted reward costs, in true reward.
+
+    Attributes:
+        rows: scenes with at least two plans of the source.
+        regret: mean of best true reward minus true reward of the pick.
+        exact, within_5, miss_20: shares of rows whose pick is the best plan (ties count), at most 0.05 below it, or at
+            least 0.20 below it.
+        mean_pick, mean_best, mean_random: true reward of the pick, of the best plan and of a random plan.
+        bias: mean of predicted minus true reward over all plans; above 0 is optimism.
+    """
+
+    source: str
+    rows: int
+    regret: float
+    exact: float
+    within_5: float
+    miss_20: float
+    mean_pick: float
+    mean_best: float
+    mean_random: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """Held-out quality, over all plans and by source."""
+
+    subscores: tuple[SubscoreQuality, ...]
+    picks: tuple[PickQuality, ...]
+    groups: int
+
+    def write(self, folder: Path) -> None:
+        """Writes ``quality.json`` and the two tables as CSV."""
+        write_text(folder / "quality.json", json.dumps(_without_nan(asdict(self)), indent=1))
+        write_text(folder / "quality_subscores.csv", _csv(self.subscores))
+        write_text(folder / "quality_picks.csv", _csv(self.picks))
+
+
+def auroc(predicted: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of (N,) predictions; ties count half; NaN without both classes."""
+    positives = int(positive.sum())
+    negatives = positive.size - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    ranks = rankdata(predicted)
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def calibration_error(predicted: Floats, true: Floats, bins: int = 10) -> float:
+    """Expected calibration error: |mean predicted - mean true| in equal bins of [0, 1], weighted by their size."""
+    if not predicted.size:
+        return float("nan")
+    index = np.clip((predicted * bins).astype(np.int64), 0, bins - 1)
+    gap = np.bincount(index, predicted - true, minlength=bins)
+    return float(np.abs(gap).sum() / predicted.size)
+
+
+def pick_quality(source: str, predicted: Floats, true: Floats, mask: NDArray[np.bool_]) -> PickQuality:
+    """Cost of the top pick among the masked plans of every row.
+
+    Args:
+        predicted, true: (R, P) rewards.
+        mask: (R, P) the plans that may be picked; rows with fewer than two are left out.
+    """
+    keep = mask.sum(1) >= 2
+    predicted, true, mask = predicted[keep], true[keep], mask[keep]
+    if not len(true):
+        return PickQuality(source, 0, *([float("nan")] * 8))
+    pick = np.where(mask, predicted, -np.inf).argmax(1)
+    picked = true[np.arange(len(true)), pick]
+    best = np.where(mask, true, -np.inf).max(1)
+    regret = best - picked
+    return PickQuality(
+        source=source,
+        rows=len(true),
+        regret=float(regret.mean()),
+        exact=float((regret <= 1e-9).mean()),
+        within_5=float((regret <= 0.05 + 1e-9).mean()),
+        miss_20=float((regret >= 0.20 - 1e-9).mean()),
+        mean_pick=float(picked.mean()),
+        mean_best=float(best.mean()),
+        mean_random=float(((true * mask).sum(1) / mask.sum(1)).mean()),
+        bias=float((predicted - true)[mask].mean()),
+    )
+
+
+def subscore_quality(source: str, name: str, predicted: Floats, true: Floats) -> SubscoreQuality:
+    """Quality of one sub-score over (N,) plans; plans without a true value (NaN) are left out."""
+    known = np.isfinite(true)
+    predicted, true = predicted[known], true[known]
+    if not true.size:
+        return SubscoreQuality(source, name, 0, *([float("nan")] * 5))
+    return SubscoreQuality(
+        source=source,
+        subscore=name,
+        plans=int(true.size),
+        auroc=auroc(predicted, true >= 1.0),
+        ece=calibration_error(predicted, true),
+        mae=float(np.abs(predicted - true).mean()),
+        mean_predicted=float(predicted.mean()),
+        mean_true=float(true.mean()),
+    )
+
+
+def quality_report(predicted: Floats, true: Floats, source: NDArray[np.int8], groups: int) -> QualityReport:
+    """Compares predicted with true sub-scores of held-out plans.
+
+    Args:
+        predicted, true: (R, P, 9) in the order of ``SUBSCORES``; EC may be NaN.
+        source: (R, P) index into ``SOURCES``.
+        groups: independent groups among the rows (layouts or logs), for the reader to judge the sample.
+    """
+    weights = RewardWeights()
+    predicted_reward, true_reward = reward(predicted, weights), reward(true, weights)
+    masks = {ALL_SOURCES: np.ones(source.shape, np.bool_)}
+    masks |= {name: source == index for index, name in enumerate(SOURCES) if (source == index).any()}
+    subscores = tuple(
+        subscore_quality(name, subscore, predicted[mask][:, index], true[mask][:, index])
+        for name, mask in masks.items()
+        for index, subscore in enumerate(SUBSCORES)
+        if subscore != "ec"
+    )
+    picks = tuple(pick_quality(name, predicted_reward, true_reward, mask) for name, mask in masks.items())
+    return QualityReport(subscores, picks, groups)
+
+
+def _csv(rows: Sequence[SubscoreQuality] | Sequence[PickQuality]) -> str:
+    records = [asdict(row) for row in rows]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue()
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: a figure that does not exist becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
