@@ -1,0 +1,68 @@
+"""Configuration of fine-tuning and of the sweep (imports no heavy library)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from irl_vla.config import Config
+from irl_vla.reward.config import BackendConfig, RewardWeights
+
+
+class FinetuneConfig(Config):
+    """PPO over denoising chains: every iteration samples G chains in each of S scenes and updates once.
+
+    Attributes:
+        scenes_per_iteration: S, over all env runners.
+        chains_per_scene: G; the group mean is the baseline of group-relative advantages.
+        pair_frames: score a frame together with its predecessor, so that extended comfort enters the reward.
+        minibatches: equal parts of the iteration's rows, one optimiser step each.
+        advantage: "group" subtracts the scene's mean reward (never divided by its deviation), "critic" a learned
+            value of the scene tokens, "both" the mean of the two baselines.
+        denoising_discount: factor on the advantage for every step before the last.
+        behaviour_cloning: weight of KL(policy || imitation policy), summed over plan dimensions; keeps a policy
+            that is trained on a learned reward from exploiting it.
+        sigma_floor_m: exploration floor of every step in metres; None keeps that of the imitation checkpoint.
+        env_runners: remote samplers of one CPU each; 0 samples in the driver.
+        validate_every: iterations between true-score checks on the validation split.
+        checkpoint_every: iterations between resumable checkpoints.
+        patience: validations without a new best true score before training stops; the best is kept.
+    """
+
+    iterations: int = Field(40, gt=0)
+    scenes_per_iteration: int = Field(48, gt=0)
+    chains_per_scene: int = Field(8, gt=1)
+    pair_frames: bool = True
+    epochs: int = Field(1, gt=0)
+    minibatches: int = Field(2, gt=0)
+    lr: float = Field(3e-4, gt=0.0)
+    critic_lr: float = Field(1e-3, gt=0.0)
+    clip: float = Field(0.1, gt=0.0)
+    grad_clip: float = Field(1.0, gt=0.0)
+    advantage: Literal["group", "critic", "both"] = "group"
+    denoising_discount: float = Field(0.9, gt=0.0, le=1.0)
+    behaviour_cloning: float = Field(0.02, ge=0.0)
+    sigma_floor_m: float | None = Field(None, gt=0.0)
+    env_runners: int = Field(0, ge=0)
+    validate_every: int = Field(10, gt=0)
+    checkpoint_every: int = Field(10, gt=0)
+    patience: int = Field(1000, gt=0)
+    weights: RewardWeights = RewardWeights()
+    backend: BackendConfig = BackendConfig()
+
+
+class SweepConfig(Config):
+    """Search over the reward weights; trials are ranked by the true score on the validation split.
+
+    Attributes:
+        trials: weight settings tried; the first is always (1, 1, 1).
+        concurrent: trials at a time, one CPU each.
+        iterations: PPO iterations of a trial.
+        safety, comfort, efficiency: ranges, sampled log-uniformly.
+    """
+
+    trials: int = Field(12, gt=0)
+    concurrent: int = Field(2, gt=0)
+    iterations: int = Field(40, gt=0)
+    safety: tuple[float, float] = (0.25, 4.0)
+    comfort: tuple[float, float] = (0.25, 4.0)
+    efficiency: tuple[float, float] = (0.25, 4.0)
