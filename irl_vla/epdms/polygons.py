@@ -1,0 +1,199 @@
+"""Planar predicates compiled with Numba: points, polygons, boxes and polylines.
+
+The predicates follow GEOS, on which the official evaluator stands: a point on a boundary is outside, shapes that touch
+do intersect, and the side of a line is decided in extended precision where float64 cannot.
+
+Kernels of other modules inline these. Numba's on-disk cache looks only at the file of the outermost kernel, so after an
+edit here remove ``__pycache__`` beside the callers.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from irl_vla.epdms.records import Polygons
+from irl_vla.geometry import Floats
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_FILTER_BOUND = 1e-15  # relative error below which float64 decides the side of a line, as in GEOS
+_SPLITTER = 134217729.0  # 2**27 + 1, Dekker's constant
+
+
+def compiled(function: _Function) -> _Function:
+    """Compiles at the first call, keeps the machine code on disk and releases the interpreter lock while running."""
+    return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+
+
+def bounding_boxes(polygons: Polygons) -> Floats:
+    """(N, 4) axis-aligned bounds of polygons: x min, y min, x max, y max."""
+    if len(polygons) == 0:
+        return np.zeros((0, 4))
+    starts = polygons.offsets[:-1]
+    low = np.minimum.reduceat(polygons.vertices, starts, axis=0)
+    high = np.maximum.reduceat(polygons.vertices, starts, axis=0)
+    return np.concatenate([low, high], axis=1)
+
+
+@compiled
+def _two_product(a: float, b: float) -> tuple[float, float]:
+    product = a * b
+    t = _SPLITTER * a
+    a_high = t - (t - a)
+    a_low = a - a_high
+    t = _SPLITTER * b
+    b_high = t - (t - b)
+    b_low = b - b_high
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, error
+
+
+@compiled
+def side(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> int:
+    """1 if p lies left of the line a -> b, -1 if right of it, 0 if on it."""
+    left = (ax - px) * (by - py)
+    right = (ay - py) * (bx - px)
+    determinant = left - right
+    if abs(determinant) <= _FILTER_BOUND * (abs(left) + abs(right)):
+        left, left_error = _two_product(ax - px, by - py)
+        right, right_error = _two_product(ay - py, bx - px)
+        determinant = (left - right) + (left_error - right_error)
+    if determinant > 0.0:
+        return 1
+    return -1 if determinant < 0.0 else 0
+
+
+@compiled
+def contains_point(vertices: Floats, start: int, stop: int, x: float, y: float) -> bool:
+    """Whether (x, y) is strictly inside the closed ring ``vertices[start:stop]`` (any orientation, not convex)."""
+    inside = False
+    for i in range(start, stop - 1):
+        ax, ay = vertices[i, 0], vertices[i, 1]
+        bx, by = vertices[i + 1, 0], vertices[i + 1, 1]
+        if ax < x and bx < x:
+            continue
+        if bx == x and by == y:
+            return False
+        if ay == y and by == y:
+            if min(ax, bx) <= x <= max(ax, bx):
+                return False
+            continue
+        if (ay > y and by <= y) or (by > y and ay <= y):
+            orientation = side(ax, ay, bx, by, x, y)
+            if orientation == 0:
+                return False
+            if by < ay:
+                orientation = -orientation
+            if orientation > 0:
+                inside = not inside
+    return inside
+
+
+@compiled
+def segments_intersect(a: Floats, b: Floats, c: Floats, d: Floats) -> bool:
+    """Whether the closed segments a-b and c-d, points as (2,), have a point in common."""
+    if max(a[0], b[0]) < min(c[0], d[0]) or max(c[0], d[0]) < min(a[0], b[0]):
+        return False
+    if max(a[1], b[1]) < min(c[1], d[1]) or max(c[1], d[1]) < min(a[1], b[1]):
+        return False
+    if side(a[0], a[1], b[0], b[1], c[0], c[1]) * side(a[0], a[1], b[0], b[1], d[0], d[1]) > 0:
+        return False
+    return side(c[0], c[1], d[0], d[1], a[0], a[1]) * side(c[0], c[1], d[0], d[1], b[0], b[1]) <= 0
+
+
+@compiled
+def in_convex(corners: Floats, x: float, y: float) -> bool:
+    """Whether (x, y) is in the closed convex quadrilateral ``corners`` (4, 2), given counter-clockwise."""
+    for i in range(4):
+        j = (i + 1) % 4
+        if side(corners[i, 0], corners[i, 1], corners[j, 0], corners[j, 1], x, y) < 0:
+            return False
+    return True
+
+
+@compiled
+def _separated(first: Floats, second: Floats) -> bool:
+    for i in range(4):
+        j = (i + 1) % 4
+        outside = True
+        for k in range(4):
+            if side(first[i, 0], first[i, 1], first[j, 0], first[j, 1], second[k, 0], second[k, 1]) >= 0:
+                outside = False
+                break
+        if outside:
+            return True
+    return False
+
+
+@compiled
+def boxes_intersect(first: Floats, second: Floats) -> bool:
+    """Whether two boxes, corners (4, 2) counter-clockwise, overlap or touch."""
+    return not (_separated(first, second) or _separated(second, first))
+
+
+@compiled
+def segment_meets_box(a: Floats, b: Floats, corners: Floats) -> bool:
+    """Whether the closed segment a-b meets the box with counter-clockwise ``corners`` (4, 2)."""
+    if in_convex(corners, a[0], a[1]) or in_convex(corners, b[0], b[1]):
+        return True
+    for i in range(4):
+        if segments_intersect(a, b, corners[i], corners[(i + 1) % 4]):
+            return True
+    return False
+
+
+@compiled
+def box_meets_polygon(corners: Floats, vertices: Floats, start: int, stop: int) -> bool:
+    """Whether the box with counter-clockwise ``corners`` (4, 2) and the ring ``vertices[start:stop]`` meet."""
+    if contains_point(vertices, start, stop, corners[0, 0], corners[0, 1]):
+        return True
+    for i in range(start, stop - 1):
+        if segment_meets_box(vertices[i], vertices[i + 1], corners):
+            return True
+    return False
+
+
+@compiled
+def nearest_on_polyline(line: Floats, x: float, y: float) -> tuple[float, float]:
+    """Nearest point of a polyline.
+
+    Args:
+        line: (N, 2) vertices; repeated vertices are legal.
+        x, y: the point.
+
+    Returns:
+        Distance to the polyline and arc length of the (first) nearest point, from 0 to the line's length.
+    """
+    best, best_arc, arc = np.inf, 0.0, 0.0
+    for i in range(len(line) - 1):
+        dx, dy = line[i + 1, 0] - line[i, 0], line[i + 1, 1] - line[i, 1]
+        px, py = x - line[i, 0], y - line[i, 1]
+        squared = dx * dx + dy * dy
+        fraction = 0.0
+        if squared > 0.0:
+            fraction = min(max((px * dx + py * dy) / squared, 0.0), 1.0)
+        length = np.sqrt(squared)
+        ex, ey = px - fraction * dx, py - fraction * dy
+        distance = ex * ex + ey * ey
+        if distance < best:
+            best, best_arc = distance, arc + fraction * length
+        arc += length
+    return np.sqrt(best), best_arc
+
+
+@compiled
+def fill_corners(x: float, y: float, heading: float, half_length: float, half_width: float, corners: Floats) -> None:
+    """Writes the corners of a box around (x, y): front-left, rear-left, rear-right, front-right (counter-clockwise)."""
+    cos, sin = np.cos(heading), np.sin(heading)
+    for i in range(4):
+        along = half_length if i in (0, 3) else -half_length
+        across = half_width if i < 2 else -half_width
+        corners[i, 0] = x + along * cos - across * sin
+        corners[i, 1] = y + along * sin + across * cos
+
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]

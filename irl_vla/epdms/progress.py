@@ -1,0 +1,54 @@
+"""Ego progress along the centreline."""
+
+from typing import Final
+
+import numpy as np
+
+from irl_vla.epdms.polygons import compiled, nearest_on_polyline
+from irl_vla.geometry import PACIFICA, Floats
+
+_THRESHOLD_M: Final = 5.0
+_REAR_TO_CENTRE_M: Final = PACIFICA.rear_axle_to_centre
+
+
+def progress(rollouts: Floats, centerline: Floats) -> Floats:
+    """Arc length that the box centre gains on the centreline from the first to the last state.
+
+    Args:
+        rollouts: (P, S, 11) states.
+        centerline: (V, 2) polyline; projections saturate at its ends.
+
+    Returns:
+        (P,) metres, never negative.
+    """
+    metres = np.empty(len(rollouts))
+    _progress(rollouts, centerline, metres)
+    return metres
+
+
+def normalise_progress(progress_m: Floats, multiplier: Floats, best_m: Floats) -> Floats:
+    """EP of proposals among the proposals they are compared with.
+
+    Args:
+        progress_m: (...) progress of the proposals; it is not multiplied by their own multiplier.
+        multiplier: (...) product of NC, DAC, DDC and TLC of the proposals.
+        best_m: (...) largest ``progress * multiplier`` among the others (for EPDMS: the reference's).
+
+    Returns:
+        (...) in [0, 1]; 1 where nobody passes the threshold of 5 m.
+    """
+    norm = np.maximum(progress_m * multiplier, best_m)
+    passed = norm > _THRESHOLD_M
+    return np.where(passed, np.clip(progress_m / np.where(passed, norm, 1.0), 0.0, 1.0), 1.0)
+
+
+@compiled
+def _progress(rollouts: Floats, centerline: Floats, metres: Floats) -> None:
+    for p in range(len(rollouts)):
+        arcs = np.empty(2)
+        for end in range(2):
+            state = rollouts[p, -end]
+            x = state[0] + _REAR_TO_CENTRE_M * np.cos(state[2])
+            y = state[1] + _REAR_TO_CENTRE_M * np.sin(state[2])
+            _, arcs[end] = nearest_on_polyline(centerline, x, y)
+        metres[p] = max(0.0, arcs[1] - arcs[0])
