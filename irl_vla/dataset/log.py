@@ -1,49 +1,287 @@
-"""Reads and writes NAVSIM log pickles."""
+"""Reads NAVSIM log pickles: lists of 2 Hz frame dicts, validated and converted frame by frame on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, NoReturn
 
-from irl_vla.scene import Frame
+import numpy as np
+
+from irl_vla.dataset.log_writer import LogMeta, write_log
+from irl_vla.dataset.safe_pickle import read_pickle
+from irl_vla.errors import LogFormatError
+from irl_vla.geometry import Floats
+from irl_vla.scene import CAMERA_NAMES, CITIES, OBJECT_NAMES, Boxes, Camera, EgoStatus, Frame
+
+__all__ = ["Log", "LogMeta", "read_log", "write_log"]
+
+#: Keys of a frame that are read; a file may have more.
+FRAME_KEYS: Final = (
+    "token",
+    "timestamp",
+    "log_name",
+    "map_location",
+    "roadblock_ids",
+    "traffic_lights",
+    "driving_command",
+    "ego2global_translation",
+    "ego2global_rotation",
+    "ego_dynamic_state",
+    "lidar_path",
+    "cams",
+)
+ANNOTATION_KEYS: Final = ("gt_boxes", "gt_names", "gt_velocity_3d", "instance_tokens", "track_tokens")
+_KNOWN_NAMES: Final = frozenset((*OBJECT_NAMES, "ego"))
+_CITY_ALIASES: Final = {"las_vegas": "us-nv-las-vegas-strip"}
+_NO_OBJECTS: Final = Boxes(boxes=np.zeros((0, 7)), names=(), velocity_mps=np.zeros((0, 3)), track_tokens=())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Log:
-    """A log; frames are converted when first asked for."""
+    """One log in memory; a frame is validated and converted when it is first asked for, and then kept.
+
+    Attributes:
+        raw: the frames as the file holds them.
+        converted: the frames asked for so far, by index.
+        annotated: False for private test logs, which have no annotations.
+    """
 
     path: Path
+    raw: tuple[Mapping[str, Any], ...]
+    converted: dict[int, Frame]
+    annotated: bool
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.raw)
 
     def token(self, index: int) -> str:
-        raise NotImplementedError
+        """Token of a frame, which is the token of the scene whose current frame it is."""
+        return _RawFrame(self.path, index, self.raw[index]).text("token")
 
     def map_name(self, index: int) -> str:
-        raise NotImplementedError
+        """City of a frame."""
+        frame = _RawFrame(self.path, index, self.raw[index])
+        name = frame.text("map_location")
+        name = _CITY_ALIASES.get(name, name)
+        if name not in CITIES:
+            frame.fail("map_location", f"one of {', '.join(CITIES)}", repr(name))
+        return name
 
     def has_route(self, index: int) -> bool:
-        raise NotImplementedError
+        """True if the frame's route names at least one roadblock."""
+        return len(_RawFrame(self.path, index, self.raw[index]).sequence("roadblock_ids")) > 0
 
     def frame(self, index: int) -> Frame:
-        raise NotImplementedError
+        """The frame at an index (0 .. len - 1).
 
-
-@dataclass(frozen=True, slots=True)
-class LogMeta:
-    """What a log file says beside its frames."""
-
-    log_name: str
-    map_name: str
-    vehicle_name: str = "veh-00"
-    altitude_m: float = 0.0
+        Raises:
+            LogFormatError: naming file, frame and key of whatever does not fit.
+        """
+        if index not in self.converted:
+            self.converted[index] = _frame(_RawFrame(self.path, index, self.raw[index]), self.annotated)
+        return self.converted[index]
 
 
 def read_log(path: Path, annotated: bool = True) -> Log:
-    """Reads a log file without converting its frames."""
-    raise NotImplementedError
+    """Reads a log file; frames stay unconverted until asked for.
+
+    Args:
+        annotated: False accepts frames without ``anns`` (private test logs).
+
+    Raises:
+        LogFormatError: if the file is missing, cut off, refers to foreign classes, is no list of dicts, is not in time
+            order or repeats a token.
+    """
+    frames = read_pickle(path)
+    if not isinstance(frames, list) or not frames:
+        raise LogFormatError(f"{path}: expected a non-empty list of frames, found {_describe(frames)}")
+    seen: set[str] = set()
+    previous_us = -1
+    for index, item in enumerate(frames):
+        if not isinstance(item, dict):
+            raise LogFormatError(f"{path}: frame {index}: expected a dict, found {_describe(item)}")
+        frame = _RawFrame(path, index, item)
+        token, time_us = frame.text("token"), frame.integer("timestamp")
+        if token in seen:
+            frame.fail("token", "a token used once in the log", repr(token))
+        if time_us <= previous_us:
+            frame.fail("timestamp", f"a time after {previous_us} us", str(time_us))
+        seen.add(token)
+        previous_us = time_us
+    return Log(path=path, raw=tuple(frames), converted={}, annotated=annotated)
 
 
-def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
-    """Writes frames as the official list of dicts (pickle protocol 4, readable with numpy 1.23), atomically."""
-    raise NotImplementedError
+@dataclass(frozen=True, slots=True, eq=False)
+class _RawFrame:
+    """A dict of a log file together with its place, for errors that name file, frame and key."""
+
+    path: Path
+    index: int
+    values: Mapping[str, Any]
+    prefix: str = ""
+
+    def fail(self, key: str, expected: str, found: str) -> NoReturn:
+        raise LogFormatError(
+            f"{self.path}: frame {self.index}: {self.prefix}{key}: expected {expected}, found {found}; "
+            "fetch or generate the log again"
+        )
+
+    def get(self, key: str) -> Any:
+        try:
+            return self.values[key]
+        except KeyError:
+            self.fail(key, "the key", "none")
+
+    def inner(self, key: str) -> "_RawFrame":
+        value = self.get(key)
+        if not isinstance(value, dict):
+            self.fail(key, "a dict", _describe(value))
+        return _RawFrame(self.path, self.index, value, f"{self.prefix}{key}.")
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str) or not value:
+            self.fail(key, "a non-empty string", _describe(value))
+        return str(value)
+
+    def integer(self, key: str) -> int:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            self.fail(key, "a whole number, 0 or more", _describe(value))
+        return int(value)
+
+    def sequence(self, key: str) -> Sequence[Any]:
+        value = self.get(key)
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            return value.tolist()  # type: ignore[no-any-return]
+        if not isinstance(value, (list, tuple)):
+            self.fail(key, "a list", _describe(value))
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        items = tuple(self.sequence(key))
+        if not all(isinstance(item, str) for item in items):
+            self.fail(key, "a list of strings", _describe(next(item for item in items if not isinstance(item, str))))
+        return items
+
+    def floats(self, key: str, shape: tuple[int | None, ...]) -> Floats:
+        """A finite float64 array of a shape in which None stands for any length."""
+        value = self.get(key)
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            self.fail(key, "numbers", _describe(value))
+        if array.ndim == 1 and array.size == 0 and shape[0] is None:  # an empty list of rows has lost its width
+            array = array.reshape(0, *(length or 0 for length in shape[1:]))
+        if len(array.shape) != len(shape) or any(
+            want is not None and want != have for want, have in zip(shape, array.shape, strict=True)
+        ):
+            wanted = ", ".join("N" if length is None else str(length) for length in shape)
+            self.fail(key, f"shape ({wanted})", f"shape {array.shape}")
+        if not np.isfinite(array).all():
+            where = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
+            self.fail(key, "finite numbers", f"{array[where]} at {where}")
+        return array
+
+
+def _frame(raw: _RawFrame, annotated: bool) -> Frame:
+    for key in FRAME_KEYS:
+        raw.get(key)
+    lidar_path = raw.values["lidar_path"]
+    return Frame(
+        token=raw.text("token"),
+        timestamp_us=raw.integer("timestamp"),
+        ego=_ego(raw),
+        objects=_boxes(raw.inner("anns")) if annotated or "anns" in raw.values else _NO_OBJECTS,
+        traffic_lights=_traffic_lights(raw),
+        roadblock_ids=raw.texts("roadblock_ids"),
+        cameras=_cameras(raw.inner("cams")),
+        lidar_path=None if lidar_path is None else raw.text("lidar_path"),
+    )
+
+
+def _ego(raw: _RawFrame) -> EgoStatus:
+    translation = raw.floats("ego2global_translation", (3,))
+    rotation = raw.floats("ego2global_rotation", (4,))
+    if not np.linalg.norm(rotation) > 0.5:
+        raw.fail("ego2global_rotation", "a unit quaternion w, x, y, z", str(rotation.tolist()))
+    # The official loader rounds velocity and acceleration to float32 before anything else sees them.
+    dynamics = raw.floats("ego_dynamic_state", (4,)).astype(np.float32).astype(np.float64)
+    command = raw.floats("driving_command", (4,))
+    if np.count_nonzero(command) != 1 or command.max() != 1:
+        raw.fail("driving_command", "a one-hot of left, straight, right, unknown", str(command.tolist()))
+    return EgoStatus(
+        pose_global=np.array([translation[0], translation[1], heading_of(rotation)]),
+        velocity_mps=dynamics[:2],
+        acceleration_mps2=dynamics[2:],
+        command=int(command.argmax()),
+    )
+
+
+def heading_of(rotation: Floats) -> float:
+    """Heading of a quaternion (4,) w, x, y, z exactly as the official loader computes it.
+
+    pyquaternion's ``yaw_pitch_roll`` has ``wz - xy`` where the z-y'-x'' yaw of the same rotation has ``wz + xy``; with the
+    small roll and pitch of a car the two differ by about 1e-4 rad. Scores are defined by the official one.
+    """
+    w, x, y, z = (float(value) for value in rotation)
+    squares = w * w + x * x + y * y + z * z
+    if abs(1.0 - squares) >= 1e-14:
+        w, x, y, z = (float(value) for value in np.array([w, x, y, z]) / np.sqrt(squares))
+    return float(np.arctan2(2 * (w * z - x * y), 1 - 2 * (y**2 + z**2)))
+
+
+def _boxes(raw: _RawFrame) -> Boxes:
+    for key in ANNOTATION_KEYS:
+        raw.get(key)
+    lengths = {key: len(raw.sequence(key) if key not in _MATRICES else raw.values[key]) for key in ANNOTATION_KEYS}
+    if len(set(lengths.values())) != 1:
+        raw.fail("*", "five annotations of equal length", ", ".join(f"{key} {size}" for key, size in lengths.items()))
+    names = raw.texts("gt_names")
+    unknown = set(names) - _KNOWN_NAMES
+    if unknown:
+        raw.fail("gt_names", f"names out of {', '.join(OBJECT_NAMES)}", repr(min(unknown)))
+    return Boxes(
+        boxes=raw.floats("gt_boxes", (None, 7)),
+        names=names,
+        velocity_mps=raw.floats("gt_velocity_3d", (None, 3)),
+        track_tokens=raw.texts("track_tokens"),
+    )
+
+
+_MATRICES: Final = frozenset({"gt_boxes", "gt_velocity_3d"})
+
+
+def _traffic_lights(raw: _RawFrame) -> tuple[tuple[int, bool], ...]:
+    lights = []
+    for item in raw.sequence("traffic_lights"):
+        try:
+            connector, is_red = item
+            lights.append((int(connector), bool(is_red)))
+        except (TypeError, ValueError):
+            raw.fail("traffic_lights", "pairs of lane connector id and is-red", repr(item))
+    return tuple(lights)
+
+
+def _cameras(raw: _RawFrame) -> dict[str, Camera]:
+    """Cameras by name; a camera without images has an empty entry, or none."""
+    unknown = set(raw.values) - set(CAMERA_NAMES)
+    if unknown:
+        raw.fail(str(min(unknown, key=str)), f"cameras out of {', '.join(CAMERA_NAMES)}", "another name")
+    cameras = {}
+    for name in raw.values:
+        entry = raw.inner(name)
+        if entry.values:
+            cameras[name] = Camera(
+                path=entry.text("data_path"),
+                rotation=entry.floats("sensor2lidar_rotation", (3, 3)),
+                translation_m=entry.floats("sensor2lidar_translation", (3,)),
+                intrinsic=entry.floats("cam_intrinsic", (3, 3)),
+                distortion=entry.floats("distortion", (5,)),
+            )
+    return cameras
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
