@@ -1,19 +1,20 @@
 """At-fault collisions, time to collision and red lights, against objects with known poses at every step."""
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from irl_vla.epdms.polygons import (
+    EGO_HALF_LENGTH_M,
+    EGO_HALF_WIDTH_M,
     Bools,
     Ints,
     bounding_boxes,
     box_meets_polygon,
     boxes_intersect,
     compiled,
-    fill_corners,
+    fill_ego_box,
     segment_meets_box,
 )
 from irl_vla.epdms.records import ROLLOUT_STEPS, STEP_S, Polygons, Tracks
@@ -27,10 +28,7 @@ _TTC_OFFSETS: Final = (0, 3, 6, 9)  # steps; the evaluator does not test the ful
 _TTC_STARTS: Final = 32
 _AHEAD_RAD: Final = np.deg2rad(30.0)
 _BEHIND_RAD: Final = np.deg2rad(150.0)
-_HALF_LENGTH_M: Final = PACIFICA.length / 2
-_HALF_WIDTH_M: Final = PACIFICA.width / 2
-_RADIUS_M: Final = float(np.hypot(_HALF_LENGTH_M, _HALF_WIDTH_M)) + 1e-3
-_REAR_TO_CENTRE_M: Final = PACIFICA.rear_axle_to_centre
+_RADIUS_M: Final = float(np.hypot(EGO_HALF_LENGTH_M, EGO_HALF_WIDTH_M)) + 1e-3
 
 
 class CollisionType(IntEnum):
@@ -50,8 +48,7 @@ _REAR: Final = int(CollisionType.ACTIVE_REAR)
 _LATERAL: Final = int(CollisionType.ACTIVE_LATERAL)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Occupancy:
+class Occupancy(NamedTuple):
     """Objects as the sub-scores see them, over the 41 steps (S).
 
     Attributes:
@@ -73,11 +70,17 @@ class Occupancy:
     ignored: Bools
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RedLights:
-    """Polygons that must not be touched while red: (R,) polygons, (R, 4) bounds, (R, S) active."""
+class RedLights(NamedTuple):
+    """R polygons that must not be touched while red, ready for the kernels; global frame.
 
-    polygons: Polygons
+    Attributes:
+        vertices, offsets: as in ``records.Polygons``.
+        bounds: (R, 4) axis-aligned bounds.
+        active: (R, S) True while red.
+    """
+
+    vertices: Floats
+    offsets: Ints
     bounds: Floats
     active: Bools
 
@@ -92,7 +95,7 @@ class ContactScores(NamedTuple):
 
 
 def occupancy(
-    poses: Floats, sizes: Floats, present: Bools, kinds: Ints, first_velocity: Floats, ignored: Bools | None = None
+    poses: Floats, sizes: Floats, present: Bools, kinds: Ints, first_velocity: Floats, *, ignored: Bools | None = None
 ) -> Occupancy:
     """Objects from arrays.
 
@@ -147,12 +150,11 @@ def replay_tracks(tracks: Tracks, ego_pose: Floats) -> Tracks:
 
 def red_lights(polygons: Polygons, active: Bools) -> RedLights:
     """Red lights from R polygons and (R, 41) activity."""
-    vertices = np.ascontiguousarray(polygons.vertices, np.float64).reshape(-1, 2)
-    offsets = np.ascontiguousarray(polygons.offsets, np.int64)
     return RedLights(
-        Polygons(vertices, offsets),
-        bounding_boxes(polygons),
-        np.ascontiguousarray(active, np.bool_).reshape(-1, ROLLOUT_STEPS),
+        vertices=np.ascontiguousarray(polygons.vertices, np.float64).reshape(-1, 2),
+        offsets=np.ascontiguousarray(polygons.offsets, np.int64),
+        bounds=bounding_boxes(polygons),
+        active=np.ascontiguousarray(active, np.bool_).reshape(-1, ROLLOUT_STEPS),
     )
 
 
@@ -166,28 +168,15 @@ def score_contacts(rollouts: Floats, areas: Bools, objects: Occupancy) -> Contac
     """
     count = len(rollouts)
     scores = ContactScores(np.ones(count), np.ones(count), np.full(count, -1), np.full(count, -1))
-    _score_contacts(
-        rollouts,
-        areas,
-        objects.poses,
-        objects.corners,
-        objects.radii,
-        objects.present,
-        objects.kinds,
-        objects.speeds,
-        objects.ignored,
-        *scores,
-    )
+    _score_contacts(rollouts, areas, objects, scores)
     return scores
 
 
 def score_red_lights(rollouts: Floats, lights: RedLights) -> Floats:
     """TLC (P,): 0 once the ego's box touches a red polygon, even if it stood there from the start."""
     tlc = np.ones(len(rollouts))
-    if len(lights.polygons):
-        _score_red_lights(
-            rollouts, lights.polygons.vertices, lights.polygons.offsets, lights.bounds, lights.active, tlc
-        )
+    if len(lights.bounds):
+        _score_red_lights(rollouts, lights, tlc)
     return tlc
 
 
@@ -204,164 +193,112 @@ def angle_to(state: Floats, x: float, y: float) -> float:
     cosine = np.cos(state[2]) * (dx / norm) + np.sin(state[2]) * (dy / norm)
     if abs(cosine) > 1.0:
         return np.nan
-    return np.arccos(cosine)
+    return float(np.arccos(cosine))
 
 
 @compiled
-def collision_type(
-    state: Floats, ego: Floats, pose: Floats, corners: Floats, is_agent: bool, track_speed: float
-) -> int:
-    """Class of a contact, a value of :class:`CollisionType`.
+def collision_type(state: Floats, ego: Floats, objects: Occupancy, a: int, t: int) -> int:
+    """Class of the contact with object ``a`` at step ``t``, a value of :class:`CollisionType`.
 
     Args:
-        state: (11,) ego state.
-        ego, corners: (4, 2) boxes of ego and object.
-        pose: (3,) box centre of the object.
-        is_agent: True for vehicles, pedestrians and bicycles.
-        track_speed: when the object was first seen.
+        state: (11,) ego state at that step.
+        ego: (5, 2) its box as of ``polygons.fill_ego_box``.
+        objects: the traffic.
+        a, t: object and step.
     """
     if np.hypot(state[3], state[4]) <= _COLLISION_STOPPED_MPS:
         return _STOPPED_EGO
-    if not is_agent or track_speed <= _COLLISION_STOPPED_MPS:
+    if objects.kinds[a] >= _AGENT_KINDS or objects.speeds[a] <= _COLLISION_STOPPED_MPS:
         return _STOPPED_TRACK
-    if angle_to(state, pose[0], pose[1]) > _BEHIND_RAD:
+    if angle_to(state, objects.poses[a, t, 0], objects.poses[a, t, 1]) > _BEHIND_RAD:
         return _REAR
-    return _FRONT if segment_meets_box(ego[0], ego[3], corners) else _LATERAL
+    return _FRONT if segment_meets_box(ego[0], ego[3], objects.corners[a, t]) else _LATERAL
 
 
 @compiled
-def _first_collision(
-    states: Floats,
-    boxes: Floats,
-    areas: Bools,
-    poses: Floats,
-    corners: Floats,
-    radius: float,
-    present: Bools,
-    is_agent: bool,
-    speed: float,
-) -> int:
-    """First step at which the ego is at fault for hitting one object; -1 without one.
+def _meets(ego: Floats, objects: Occupancy, a: int, t: int) -> bool:
+    """Whether an ego box (5, 2) overlaps or touches object ``a`` at step ``t``."""
+    if not objects.present[a, t]:
+        return False
+    dx, dy = ego[4, 0] - objects.poses[a, t, 0], ego[4, 1] - objects.poses[a, t, 1]
+    if dx * dx + dy * dy > (_RADIUS_M + objects.radii[a]) ** 2:
+        return False
+    return boxes_intersect(ego[:4], objects.corners[a, t])
 
-    The first contact decides if it is not at fault: from then on the object is ignored.
+
+@compiled
+def _first_collision(states: Floats, boxes: Floats, areas: Bools, objects: Occupancy, a: int) -> int:
+    """First step at which the ego is at fault for hitting object ``a``; -1 without one.
+
+    The first contact decides: if the ego is not at fault, the object is ignored from then on.
     """
     for t in range(ROLLOUT_STEPS):
-        if not present[t]:
+        if not _meets(boxes[t], objects, a, t):
             continue
-        dx, dy = boxes[t, 4, 0] - poses[t, 0], boxes[t, 4, 1] - poses[t, 1]
-        if dx * dx + dy * dy > (_RADIUS_M + radius) ** 2:
-            continue
-        if not boxes_intersect(boxes[t, :4], corners[t]):
-            continue
-        kind = collision_type(states[t], boxes[t, :4], poses[t], corners[t], is_agent, speed)
-        if kind in (_FRONT, _STOPPED_TRACK):
-            return t
-        if kind == _LATERAL and (areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE]):
-            return t
-        return -1
+        kind = collision_type(states[t], boxes[t], objects, a, t)
+        astray = areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE]
+        at_fault = kind in (_FRONT, _STOPPED_TRACK) or (kind == _LATERAL and astray)
+        return t if at_fault else -1
     return -1
 
 
 @compiled
-def _first_ttc_violation(
-    states: Floats,
-    boxes: Floats,
-    areas: Bools,
-    poses: Floats,
-    corners: Floats,
-    radius: float,
-    present: Bools,
-    moved: Floats,
-) -> int:
-    """First step at which straight driving at constant speed leads into one object; ``moved`` (4, 2) is scratch."""
+def _first_ttc_violation(states: Floats, boxes: Floats, areas: Bools, objects: Occupancy, a: int) -> int:
+    """First step from which driving straight on at constant speed leads into object ``a``; -1 without one."""
+    moved = np.empty((5, 2))
     for t in range(_TTC_STARTS):
         speed = np.hypot(states[t, 3], states[t, 4])
         if speed < _TTC_STOPPED_MPS:
             continue
+        cos, sin = np.cos(states[t, 2]), np.sin(states[t, 2])
         for offset in _TTC_OFFSETS:
-            s = t + offset
-            if not present[s]:
+            distance = speed * (offset * STEP_S)
+            moved[:, 0] = boxes[t, :, 0] + distance * cos
+            moved[:, 1] = boxes[t, :, 1] + distance * sin
+            if not _meets(moved, objects, a, t + offset):
                 continue
-            ahead_x = speed * (offset * STEP_S) * np.cos(states[t, 2])
-            ahead_y = speed * (offset * STEP_S) * np.sin(states[t, 2])
-            dx, dy = boxes[t, 4, 0] + ahead_x - poses[s, 0], boxes[t, 4, 1] + ahead_y - poses[s, 1]
-            if dx * dx + dy * dy > (_RADIUS_M + radius) ** 2:
-                continue
-            for i in range(4):
-                moved[i, 0], moved[i, 1] = boxes[t, i, 0] + ahead_x, boxes[t, i, 1] + ahead_y
-            if not boxes_intersect(moved, corners[s]):
-                continue
-            angle = angle_to(states[t], poses[s, 0], poses[s, 1])
-            if angle < _AHEAD_RAD:
-                return t
+            angle = angle_to(states[t], objects.poses[a, t + offset, 0], objects.poses[a, t + offset, 1])
             crossing = areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE] or areas[t, REAR_AXLE_IN_INTERSECTION]
+            violated = angle < _AHEAD_RAD or (crossing and not angle > _BEHIND_RAD)
             # Any other first contact makes the evaluator ignore the object for the rest of the rollout.
-            return t if crossing and not angle > _BEHIND_RAD else -1
+            return t if violated else -1
     return -1
 
 
 @compiled
-def _fill_boxes(states: Floats, boxes: Floats) -> None:
-    """Writes the corners and, in row 4, the centre of the ego's box at every state: (41, 5, 2)."""
-    for t in range(len(states)):
-        x = states[t, 0] + _REAR_TO_CENTRE_M * np.cos(states[t, 2])
-        y = states[t, 1] + _REAR_TO_CENTRE_M * np.sin(states[t, 2])
-        fill_corners(x, y, states[t, 2], _HALF_LENGTH_M, _HALF_WIDTH_M, boxes[t])
-        boxes[t, 4, 0], boxes[t, 4, 1] = x, y
-
-
-@compiled
-def _score_contacts(
-    rollouts: Floats,
-    areas: Bools,
-    poses: Floats,
-    corners: Floats,
-    radii: Floats,
-    present: Bools,
-    kinds: Ints,
-    speeds: Floats,
-    ignored: Bools,
-    nc: Floats,
-    ttc: Floats,
-    collision_step: Ints,
-    ttc_step: Ints,
-) -> None:
-    boxes, moved = np.empty((ROLLOUT_STEPS, 5, 2)), np.empty((4, 2))
-    for p in range(len(rollouts)):
-        _fill_boxes(rollouts[p], boxes)
-        for a in range(len(poses)):
-            if ignored[a]:
-                continue
-            is_agent = kinds[a] < _AGENT_KINDS
-            step = _first_collision(
-                rollouts[p], boxes, areas[p], poses[a], corners[a], radii[a], present[a], is_agent, speeds[a]
-            )
-            if step >= 0:
-                nc[p] = min(nc[p], 0.0 if is_agent else 0.5)
-                if collision_step[p] < 0 or step < collision_step[p]:
-                    collision_step[p] = step
-            step = _first_ttc_violation(rollouts[p], boxes, areas[p], poses[a], corners[a], radii[a], present[a], moved)
-            if step >= 0:
-                ttc[p] = 0.0
-                if ttc_step[p] < 0 or step < ttc_step[p]:
-                    ttc_step[p] = step
-
-
-@compiled
-def _score_red_lights(
-    rollouts: Floats, vertices: Floats, offsets: Ints, bounds: Floats, active: Bools, tlc: Floats
-) -> None:
+def _score_contacts(rollouts: Floats, areas: Bools, objects: Occupancy, scores: ContactScores) -> None:
     boxes = np.empty((ROLLOUT_STEPS, 5, 2))
     for p in range(len(rollouts)):
-        _fill_boxes(rollouts[p], boxes)
-        for r in range(len(bounds)):
-            for t in range(ROLLOUT_STEPS):
-                x, y = boxes[t, 4, 0], boxes[t, 4, 1]
-                if not active[r, t] or tlc[p] == 0.0:
+        for t in range(ROLLOUT_STEPS):
+            fill_ego_box(rollouts[p, t], boxes[t])
+        for a in range(len(objects.kinds)):
+            if objects.ignored[a]:
+                continue
+            step = _first_collision(rollouts[p], boxes, areas[p], objects, a)
+            if step >= 0:
+                scores.nc[p] = min(scores.nc[p], 0.0 if objects.kinds[a] < _AGENT_KINDS else 0.5)
+                if scores.collision_step[p] < 0 or step < scores.collision_step[p]:
+                    scores.collision_step[p] = step
+            step = _first_ttc_violation(rollouts[p], boxes, areas[p], objects, a)
+            if step >= 0:
+                scores.ttc[p] = 0.0
+                if scores.ttc_step[p] < 0 or step < scores.ttc_step[p]:
+                    scores.ttc_step[p] = step
+
+
+@compiled
+def _score_red_lights(rollouts: Floats, lights: RedLights, tlc: Floats) -> None:
+    box = np.empty((5, 2))
+    for p in range(len(rollouts)):
+        for t in range(ROLLOUT_STEPS):
+            fill_ego_box(rollouts[p, t], box)
+            for r in range(len(lights.bounds)):
+                if not lights.active[r, t] or tlc[p] == 0.0:
                     continue
-                if x < bounds[r, 0] - _RADIUS_M or x > bounds[r, 2] + _RADIUS_M:
+                x_low, y_low, x_high, y_high = lights.bounds[r]
+                if not (x_low - _RADIUS_M <= box[4, 0] <= x_high + _RADIUS_M):
                     continue
-                if y < bounds[r, 1] - _RADIUS_M or y > bounds[r, 3] + _RADIUS_M:
+                if not (y_low - _RADIUS_M <= box[4, 1] <= y_high + _RADIUS_M):
                     continue
-                if box_meets_polygon(boxes[t, :4], vertices, offsets[r], offsets[r + 1]):
+                if box_meets_polygon(box[:4], lights.vertices, lights.offsets[r], lights.offsets[r + 1]):
                     tlc[p] = 0.0

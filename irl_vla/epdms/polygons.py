@@ -8,19 +8,25 @@ edit here remove ``__pycache__`` beside the callers.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from irl_vla.epdms.records import Polygons
-from irl_vla.geometry import Floats
+from irl_vla.geometry import PACIFICA, Floats
 
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+EGO_HALF_LENGTH_M: Final = PACIFICA.length / 2
+EGO_HALF_WIDTH_M: Final = PACIFICA.width / 2
+
+_REAR_TO_CENTRE_M: Final = PACIFICA.rear_axle_to_centre
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_FILTER_BOUND = 1e-15  # relative error below which float64 decides the side of a line, as in GEOS
-_SPLITTER = 134217729.0  # 2**27 + 1, Dekker's constant
+_FILTER_BOUND: Final = 1e-15  # relative error below which float64 decides the side of a line, as in GEOS
+_SPLITTER: Final = 134217729.0  # 2**27 + 1, Dekker's constant
 
 
 def compiled(function: _Function) -> _Function:
@@ -52,8 +58,9 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
 
 
 @compiled
-def side(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> int:
-    """1 if p lies left of the line a -> b, -1 if right of it, 0 if on it."""
+def side(a: Floats, b: Floats, px: float, py: float) -> int:
+    """1 if (px, py) lies left of the line a -> b, -1 if right of it, 0 if on it; a and b are (2,)."""
+    ax, ay, bx, by = a[0], a[1], b[0], b[1]
     left = (ax - px) * (by - py)
     right = (ay - py) * (bx - px)
     determinant = left - right
@@ -82,7 +89,7 @@ def contains_point(vertices: Floats, start: int, stop: int, x: float, y: float) 
                 return False
             continue
         if (ay > y and by <= y) or (by > y and ay <= y):
-            orientation = side(ax, ay, bx, by, x, y)
+            orientation = side(vertices[i], vertices[i + 1], x, y)
             if orientation == 0:
                 return False
             if by < ay:
@@ -99,9 +106,9 @@ def segments_intersect(a: Floats, b: Floats, c: Floats, d: Floats) -> bool:
         return False
     if max(a[1], b[1]) < min(c[1], d[1]) or max(c[1], d[1]) < min(a[1], b[1]):
         return False
-    if side(a[0], a[1], b[0], b[1], c[0], c[1]) * side(a[0], a[1], b[0], b[1], d[0], d[1]) > 0:
+    if side(a, b, c[0], c[1]) * side(a, b, d[0], d[1]) > 0:
         return False
-    return side(c[0], c[1], d[0], d[1], a[0], a[1]) * side(c[0], c[1], d[0], d[1], b[0], b[1]) <= 0
+    return side(c, d, a[0], a[1]) * side(c, d, b[0], b[1]) <= 0
 
 
 @compiled
@@ -109,7 +116,7 @@ def in_convex(corners: Floats, x: float, y: float) -> bool:
     """Whether (x, y) is in the closed convex quadrilateral ``corners`` (4, 2), given counter-clockwise."""
     for i in range(4):
         j = (i + 1) % 4
-        if side(corners[i, 0], corners[i, 1], corners[j, 0], corners[j, 1], x, y) < 0:
+        if side(corners[i], corners[j], x, y) < 0:
             return False
     return True
 
@@ -120,7 +127,7 @@ def _separated(first: Floats, second: Floats) -> bool:
         j = (i + 1) % 4
         outside = True
         for k in range(4):
-            if side(first[i, 0], first[i, 1], first[j, 0], first[j, 1], second[k, 0], second[k, 1]) >= 0:
+            if side(first[i], first[j], second[k, 0], second[k, 1]) >= 0:
                 outside = False
                 break
         if outside:
@@ -139,10 +146,10 @@ def segment_meets_box(a: Floats, b: Floats, corners: Floats) -> bool:
     """Whether the closed segment a-b meets the box with counter-clockwise ``corners`` (4, 2)."""
     if in_convex(corners, a[0], a[1]) or in_convex(corners, b[0], b[1]):
         return True
+    meets = False
     for i in range(4):
-        if segments_intersect(a, b, corners[i], corners[(i + 1) % 4]):
-            return True
-    return False
+        meets = meets or segments_intersect(a, b, corners[i], corners[(i + 1) % 4])
+    return meets
 
 
 @compiled
@@ -150,10 +157,10 @@ def box_meets_polygon(corners: Floats, vertices: Floats, start: int, stop: int) 
     """Whether the box with counter-clockwise ``corners`` (4, 2) and the ring ``vertices[start:stop]`` meet."""
     if contains_point(vertices, start, stop, corners[0, 0], corners[0, 1]):
         return True
+    meets = False
     for i in range(start, stop - 1):
-        if segment_meets_box(vertices[i], vertices[i + 1], corners):
-            return True
-    return False
+        meets = meets or segment_meets_box(vertices[i], vertices[i + 1], corners)
+    return meets
 
 
 @compiled
@@ -185,15 +192,16 @@ def nearest_on_polyline(line: Floats, x: float, y: float) -> tuple[float, float]
 
 
 @compiled
-def fill_corners(x: float, y: float, heading: float, half_length: float, half_width: float, corners: Floats) -> None:
-    """Writes the corners of a box around (x, y): front-left, rear-left, rear-right, front-right (counter-clockwise)."""
-    cos, sin = np.cos(heading), np.sin(heading)
+def fill_ego_box(state: Floats, box: Floats) -> None:
+    """Writes the ego's box at a state (11,) to ``box`` (5, 2).
+
+    Rows: front-left, rear-left, rear-right, front-right (counter-clockwise), centre.
+    """
+    cos, sin = np.cos(state[2]), np.sin(state[2])
+    x, y = state[0] + _REAR_TO_CENTRE_M * cos, state[1] + _REAR_TO_CENTRE_M * sin
     for i in range(4):
-        along = half_length if i in (0, 3) else -half_length
-        across = half_width if i < 2 else -half_width
-        corners[i, 0] = x + along * cos - across * sin
-        corners[i, 1] = y + along * sin + across * cos
-
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+        along = EGO_HALF_LENGTH_M if i in (0, 3) else -EGO_HALF_LENGTH_M
+        across = EGO_HALF_WIDTH_M if i < 2 else -EGO_HALF_WIDTH_M
+        box[i, 0] = x + along * cos - across * sin
+        box[i, 1] = y + along * sin + across * cos
+    box[4, 0], box[4, 1] = x, y

@@ -4,11 +4,10 @@ from typing import Final
 
 import numpy as np
 
-from irl_vla.epdms.polygons import compiled, nearest_on_polyline
-from irl_vla.geometry import PACIFICA, Floats
+from irl_vla.epdms.polygons import compiled, fill_ego_box, nearest_on_polyline
+from irl_vla.geometry import Floats
 
 _THRESHOLD_M: Final = 5.0
-_REAR_TO_CENTRE_M: Final = PACIFICA.rear_axle_to_centre
 
 
 def progress(rollouts: Floats, centerline: Floats) -> Floats:
@@ -44,11 +43,9 @@ def normalise_progress(progress_m: Floats, multiplier: Floats, best_m: Floats) -
 
 @compiled
 def _progress(rollouts: Floats, centerline: Floats, metres: Floats) -> None:
+    box, arcs = np.empty((5, 2)), np.empty(2)
     for p in range(len(rollouts)):
-        arcs = np.empty(2)
         for end in range(2):
-            state = rollouts[p, -end]
-            x = state[0] + _REAR_TO_CENTRE_M * np.cos(state[2])
-            y = state[1] + _REAR_TO_CENTRE_M * np.sin(state[2])
-            _, arcs[end] = nearest_on_polyline(centerline, x, y)
+            fill_ego_box(rollouts[p, -end], box)
+            _, arcs[end] = nearest_on_polyline(centerline, box[4, 0], box[4, 1])
         metres[p] = max(0.0, arcs[1] - arcs[0])

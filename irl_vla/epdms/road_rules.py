@@ -1,6 +1,5 @@
 """What the map says about rollouts: ego areas, drivable area, driving direction, lane keeping."""
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from irl_vla.epdms.polygons import (
     bounding_boxes,
     compiled,
     contains_point,
-    fill_corners,
+    fill_ego_box,
     nearest_on_polyline,
 )
 from irl_vla.epdms.records import POLYGON_LAYERS, ROLLOUT_STEPS, Polygons
@@ -34,9 +33,7 @@ AREA_NAMES: Final = (
 _INTERSECTION: Final = POLYGON_LAYERS.index("INTERSECTION")
 _LANE: Final = POLYGON_LAYERS.index("LANE")
 _LANE_CONNECTOR: Final = POLYGON_LAYERS.index("LANE_CONNECTOR")
-_HALF_LENGTH_M: Final = PACIFICA.length / 2
-_HALF_WIDTH_M: Final = PACIFICA.width / 2
-_REAR_TO_CENTRE_M: Final = PACIFICA.rear_axle_to_centre
+_REACH_M: Final = PACIFICA.length  # no point of the ego is farther from its rear axle or its centre
 _WRONG_WAY_STEPS: Final = 10  # the evaluator's 1 s window; it sums both ends, hence 11 displacements
 _WRONG_WAY_MINOR_M: Final = 2.0
 _WRONG_WAY_MAJOR_M: Final = 6.0
@@ -45,18 +42,18 @@ _LANE_OFFSET_STEPS: Final = 20
 _ALL_CORNERS: Final = 0b1111
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RoadGeometry:
-    """The drivable map and the centreline of a scene, ready for the kernels.
+class RoadGeometry(NamedTuple):
+    """The drivable map and the centreline of a scene, ready for the kernels; global frame.
 
     Attributes:
-        polygons: drivable map, global frame.
+        vertices, offsets: as in ``records.Polygons``, N polygons.
         bounds: (N, 4) axis-aligned bounds of the polygons.
         layer, on_route: (N,) as in ``PreparedScene``.
-        centerline: (V, 2) global.
+        centerline: (V, 2).
     """
 
-    polygons: Polygons
+    vertices: Floats
+    offsets: Ints
     bounds: Floats
     layer: Ints
     on_route: Bools
@@ -87,10 +84,8 @@ def road_geometry(polygons: Polygons, layer: Ints, on_route: Bools, centerline: 
         centerline: (V, 2) polyline, V >= 2.
     """
     return RoadGeometry(
-        polygons=Polygons(
-            np.ascontiguousarray(polygons.vertices, np.float64).reshape(-1, 2),
-            np.ascontiguousarray(polygons.offsets, np.int64),
-        ),
+        vertices=np.ascontiguousarray(polygons.vertices, np.float64).reshape(-1, 2),
+        offsets=np.ascontiguousarray(polygons.offsets, np.int64),
         bounds=bounding_boxes(polygons),
         layer=np.ascontiguousarray(layer, np.int64),
         on_route=np.ascontiguousarray(on_route, np.bool_),
@@ -103,32 +98,21 @@ def score_road_rules(rollouts: Floats, roads: RoadGeometry) -> RoadScores:
     count = len(rollouts)
     areas = np.zeros((count, ROLLOUT_STEPS, len(AREA_NAMES)), np.bool_)
     ddc, lk = np.empty(count), np.empty(count)
-    _score_rules(
-        rollouts,
-        roads.polygons.vertices,
-        roads.polygons.offsets,
-        roads.bounds,
-        roads.layer,
-        roads.on_route,
-        roads.centerline,
-        areas,
-        ddc,
-        lk,
-    )
-    dac = 1.0 - areas[:, :, NON_DRIVABLE].any(axis=1)
+    _score_rules(rollouts, roads, areas, ddc, lk)
+    dac: Floats = np.where(areas[:, :, NON_DRIVABLE].any(axis=1), 0.0, 1.0)
     return RoadScores(areas, dac, ddc, lk)
 
 
 @compiled
 def _near(bounds: Floats, x: float, y: float, margin: float) -> bool:
-    return bounds[0] - margin <= x <= bounds[2] + margin and bounds[1] - margin <= y <= bounds[3] + margin
+    return bool(bounds[0] - margin <= x <= bounds[2] + margin and bounds[1] - margin <= y <= bounds[3] + margin)
 
 
 @compiled
 def _polygons_near(states: Floats, bounds: Floats, near: Ints) -> int:
     """Writes the polygons whose bounds come within a vehicle length of a rollout (41, 11); returns their number."""
-    x_low, x_high = states[:, 0].min() - 2 * _HALF_LENGTH_M, states[:, 0].max() + 2 * _HALF_LENGTH_M
-    y_low, y_high = states[:, 1].min() - 2 * _HALF_LENGTH_M, states[:, 1].max() + 2 * _HALF_LENGTH_M
+    x_low, x_high = states[:, 0].min() - _REACH_M, states[:, 0].max() + _REACH_M
+    y_low, y_high = states[:, 1].min() - _REACH_M, states[:, 1].max() + _REACH_M
     count = 0
     for i in range(len(bounds)):
         if bounds[i, 0] <= x_high and bounds[i, 2] >= x_low and bounds[i, 1] <= y_high and bounds[i, 3] >= y_low:
@@ -138,77 +122,62 @@ def _polygons_near(states: Floats, bounds: Floats, near: Ints) -> int:
 
 
 @compiled
-def _corners_inside(corners: Floats, skip: int, bounds: Floats, vertices: Floats, start: int, stop: int) -> int:
-    """Bit mask of the corners (4, 2) strictly inside a polygon; those in the mask ``skip`` are not looked at."""
+def _corners_inside(box: Floats, skip: int, polygon: int, roads: RoadGeometry) -> int:
+    """Bit mask of the corners of ``box`` strictly inside a polygon; those in the mask ``skip`` are not looked at."""
     mask = 0
+    start, stop = roads.offsets[polygon], roads.offsets[polygon + 1]
     for i in range(4):
-        if skip & (1 << i):
-            continue
-        x, y = corners[i, 0], corners[i, 1]
-        if _near(bounds, x, y, 0.0) and contains_point(vertices, start, stop, x, y):
-            mask |= 1 << i
+        x, y = box[i, 0], box[i, 1]
+        if not skip & (1 << i) and _near(roads.bounds[polygon], x, y, 0.0):
+            mask |= contains_point(roads.vertices, start, stop, x, y) << i
     return mask
 
 
 @compiled
-def _classify_state(
-    state: Floats,
-    near: Ints,
-    vertices: Floats,
-    offsets: Ints,
-    bounds: Floats,
-    layer: Ints,
-    on_route: Bools,
-    corners: Floats,
-    flags: Bools,
-) -> None:
-    """Sets the area flags (5,) of one state (11,); ``corners`` (4, 2) is scratch."""
-    rear_x, rear_y = state[0], state[1]
-    x = rear_x + _REAR_TO_CENTRE_M * np.cos(state[2])
-    y = rear_y + _REAR_TO_CENTRE_M * np.sin(state[2])
-    fill_corners(x, y, state[2], _HALF_LENGTH_M, _HALF_WIDTH_M, corners)
+def _classify_state(state: Floats, box: Floats, near: Ints, roads: RoadGeometry, flags: Bools) -> None:
+    """Sets the area flags (5,) of one state (11,) with ego box (5, 2), given the polygons that may matter."""
+    x, y = box[4, 0], box[4, 1]
     drivable, lanes, lane_holds_all, on_course = 0, 0, False, False
     for i in near:
-        if not _near(bounds[i], x, y, 2 * _HALF_LENGTH_M):
+        if not _near(roads.bounds[i], x, y, _REACH_M):
             continue
-        start, stop = offsets[i], offsets[i + 1]
-        if layer[i] in (_LANE, _LANE_CONNECTOR):
-            mask = _corners_inside(corners, 0, bounds[i], vertices, start, stop)
+        start, stop = roads.offsets[i], roads.offsets[i + 1]
+        if roads.layer[i] in (_LANE, _LANE_CONNECTOR):
+            mask = _corners_inside(box, 0, i, roads)
             lanes += mask != 0
             lane_holds_all |= mask == _ALL_CORNERS
-            if on_route[i] and not on_course and _near(bounds[i], x, y, 0.0):
-                on_course = contains_point(vertices, start, stop, x, y)
+            if roads.on_route[i] and not on_course and _near(roads.bounds[i], x, y, 0.0):
+                on_course = contains_point(roads.vertices, start, stop, x, y)
             continue
-        drivable |= _corners_inside(corners, drivable, bounds[i], vertices, start, stop)
-        if layer[i] == _INTERSECTION:
-            flags[CENTRE_IN_INTERSECTION] |= contains_point(vertices, start, stop, x, y)
-            flags[REAR_AXLE_IN_INTERSECTION] |= contains_point(vertices, start, stop, rear_x, rear_y)
+        drivable |= _corners_inside(box, drivable, i, roads)
+        if roads.layer[i] == _INTERSECTION:
+            flags[CENTRE_IN_INTERSECTION] |= contains_point(roads.vertices, start, stop, x, y)
+            flags[REAR_AXLE_IN_INTERSECTION] |= contains_point(roads.vertices, start, stop, state[0], state[1])
     flags[MULTIPLE_LANES] = lanes > 1 and not lane_holds_all
     flags[NON_DRIVABLE] = drivable != _ALL_CORNERS
     flags[ONCOMING] = not on_course
 
 
 @compiled
-def _wrong_way_distance(centres: Floats, areas: Bools, travelled: Floats) -> float:
+def _wrong_way_distance(boxes: Floats, areas: Bools, travelled: Floats) -> float:
     """Longest distance driven against the direction of the route within a window; ``travelled`` (41,) is scratch."""
-    worst, window = 0.0, 0.0
+    worst = 0.0
     for k in range(ROLLOUT_STEPS):
         travelled[k] = 0.0
         if k > 0 and areas[k, ONCOMING] and not areas[k, CENTRE_IN_INTERSECTION]:
-            travelled[k] = np.hypot(centres[k, 0] - centres[k - 1, 0], centres[k, 1] - centres[k - 1, 1])
-        window = travelled[max(0, k - _WRONG_WAY_STEPS) : k + 1].sum()
-        worst = max(worst, window)
+            travelled[k] = np.hypot(boxes[k, 4, 0] - boxes[k - 1, 4, 0], boxes[k, 4, 1] - boxes[k - 1, 4, 1])
+        worst = max(worst, travelled[max(0, k - _WRONG_WAY_STEPS) : k + 1].sum())
     return worst
 
 
 @compiled
-def _keeps_lane(centres: Floats, areas: Bools, centerline: Floats) -> bool:
+def _keeps_lane(boxes: Floats, areas: Bools, centerline: Floats) -> bool:
     """False after 20 states beside the centreline; states in intersections neither count nor reset the count."""
     count = 0
     for k in range(ROLLOUT_STEPS):
         if areas[k, CENTRE_IN_INTERSECTION]:
             continue
-        distance, _ = nearest_on_polyline(centerline, centres[k, 0], centres[k, 1])
+        distance, _ = nearest_on_polyline(centerline, boxes[k, 4, 0], boxes[k, 4, 1])
         count = count + 1 if distance > _LANE_OFFSET_M else 0
         if count >= _LANE_OFFSET_STEPS:
             return False
@@ -216,27 +185,14 @@ def _keeps_lane(centres: Floats, areas: Bools, centerline: Floats) -> bool:
 
 
 @compiled
-def _score_rules(
-    rollouts: Floats,
-    vertices: Floats,
-    offsets: Ints,
-    bounds: Floats,
-    layer: Ints,
-    on_route: Bools,
-    centerline: Floats,
-    areas: Bools,
-    ddc: Floats,
-    lk: Floats,
-) -> None:
-    near, corners = np.empty(len(bounds), np.int64), np.empty((4, 2))
-    centres, travelled = np.empty((ROLLOUT_STEPS, 2)), np.empty(ROLLOUT_STEPS)
+def _score_rules(rollouts: Floats, roads: RoadGeometry, areas: Bools, ddc: Floats, lk: Floats) -> None:
+    near, boxes = np.empty(len(roads.bounds), np.int64), np.empty((ROLLOUT_STEPS, 5, 2))
+    travelled = np.empty(ROLLOUT_STEPS)
     for p in range(len(rollouts)):
-        count = _polygons_near(rollouts[p], bounds, near)
+        count = _polygons_near(rollouts[p], roads.bounds, near)
         for k in range(ROLLOUT_STEPS):
-            state = rollouts[p, k]
-            _classify_state(state, near[:count], vertices, offsets, bounds, layer, on_route, corners, areas[p, k])
-            centres[k, 0] = state[0] + _REAR_TO_CENTRE_M * np.cos(state[2])
-            centres[k, 1] = state[1] + _REAR_TO_CENTRE_M * np.sin(state[2])
-        distance = _wrong_way_distance(centres, areas[p], travelled)
+            fill_ego_box(rollouts[p, k], boxes[k])
+            _classify_state(rollouts[p, k], boxes[k], near[:count], roads, areas[p, k])
+        distance = _wrong_way_distance(boxes, areas[p], travelled)
         ddc[p] = 1.0 if distance < _WRONG_WAY_MINOR_M else (0.5 if distance < _WRONG_WAY_MAJOR_M else 0.0)
-        lk[p] = 1.0 if _keeps_lane(centres, areas[p], centerline) else 0.0
+        lk[p] = 1.0 if _keeps_lane(boxes, areas[p], roads.centerline) else 0.0

@@ -63,7 +63,8 @@ def interpolate_reference(time_us: int, reference_poses: Floats) -> Floats:
         (41, 3) global rear-axle poses.
     """
     stamps = time_us + 100_000 * np.arange(len(reference_poses), dtype=np.int64)
-    return _resample(stamps, reference_poses[None], _query_stamps(time_us))[0]
+    resampled: Floats = _resample(stamps, reference_poses[None], _query_stamps(time_us))[0]
+    return resampled
 
 
 def simulate(initial_state: Floats, reference_poses: Floats) -> Floats:
@@ -83,7 +84,8 @@ def simulate(initial_state: Floats, reference_poses: Floats) -> Floats:
 
 
 def _query_stamps(time_us: int) -> Ints:
-    return ((time_us * 1e-6 + np.arange(0, 4.1, STEP_S)[:ROLLOUT_STEPS]) * 1e6).astype(np.int64)
+    seconds: Floats = time_us * 1e-6 + np.arange(0, 4.1, STEP_S)[:ROLLOUT_STEPS]
+    return (seconds * 1e6).astype(np.int64)
 
 
 def _resample(stamps: Ints, knots: Floats, queries: Ints) -> Floats:
@@ -91,8 +93,8 @@ def _resample(stamps: Ints, knots: Floats, queries: Ints) -> Floats:
     high = np.clip(np.searchsorted(stamps, queries, side="left"), 1, len(stamps) - 1)
     low = high - 1
     values = np.concatenate([knots[..., :2], np.unwrap(knots[..., 2:], axis=1)], axis=-1)
-    slope = (values[:, high] - values[:, low]) / (stamps[high] - stamps[low])[:, None]
-    poses = slope * (queries - stamps[low])[:, None] + values[:, low]
+    slope: Floats = (values[:, high] - values[:, low]) / (stamps[high] - stamps[low])[:, None]
+    poses: Floats = slope * (queries - stamps[low])[:, None] + values[:, low]
     poses[..., 2] = wrap_angle(poses[..., 2])
     return poses
 
@@ -116,7 +118,7 @@ def _velocity_fit() -> Floats:
 
 @compiled
 def _wrap(angle: float) -> float:
-    return np.arctan2(np.sin(angle), np.cos(angle))
+    return float(np.arctan2(np.sin(angle), np.cos(angle)))
 
 
 @compiled
