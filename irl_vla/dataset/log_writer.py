@@ -85,9 +85,7 @@ def _frame_dict(
         "ego_dynamic_state": [float(value) for value in (*velocity, *acceleration)],
         "traffic_lights": [(int(connector), bool(is_red)) for connector, is_red in frame.traffic_lights],
         "driving_command": np.eye(4, dtype=np.int64)[frame.ego.command].copy(),
-        "cams": {
-            name: _camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES
-        },
+        "cams": {name: _camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
         "sample_prev": previous,
         "sample_next": following,
         "ego2global": ego2global,

@@ -8,7 +8,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy._core import multiarray, numeric
@@ -16,7 +16,7 @@ from numpy._core import multiarray, numeric
 from irl_vla.artifact import write_bytes
 from irl_vla.errors import LogFormatError
 
-type AllowedNames = Mapping[tuple[str, str], Callable[..., Any]]
+AllowedNames: TypeAlias = Mapping[tuple[str, str], Callable[..., Any]]
 
 #: What log pickles refer to: plain arrays and scalars as numpy 1 and numpy 2 name them (``_frombuffer``: protocol 5).
 NUMPY_NAMES: Final[AllowedNames] = {

@@ -51,7 +51,9 @@ def split_logs(dataset: Dataset, split: str) -> list[str]:
         return present
     absent = sorted(set(selection.scene_filter.log_names) - set(present))
     if absent:
-        raise LogFormatError(f"{folder}: split {split!r} names {len(absent)} logs that are missing, first {absent[0]!r}")
+        raise LogFormatError(
+            f"{folder}: split {split!r} names {len(absent)} logs that are missing, first {absent[0]!r}"
+        )
     return sorted(set(selection.scene_filter.log_names))
 
 

@@ -98,7 +98,9 @@ def parse_sweep(data: bytes, path: Path) -> NDArray[np.float32]:
     rows = np.frombuffer(body, dtype=record, count=points)
     sweep = np.stack([rows[name].astype(np.float32) for name in SWEEP_FIELDS])
     if not np.isfinite(sweep).all():
-        raise LogFormatError(f"{path}: expected finite points, found {int((~np.isfinite(sweep)).any(axis=0).sum())} others")
+        raise LogFormatError(
+            f"{path}: expected finite points, found {int((~np.isfinite(sweep)).any(axis=0).sum())} others"
+        )
     return sweep
 
 
@@ -139,5 +141,7 @@ def _split_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], bytes]
             header[words[0]] = words[1:]
     absent = [key for key in _HEADER_KEYS if key not in header]
     if absent:
-        raise LogFormatError(f"{path}: expected PCD header lines {' '.join(_HEADER_KEYS)}, found no {', '.join(absent)}")
+        raise LogFormatError(
+            f"{path}: expected PCD header lines {' '.join(_HEADER_KEYS)}, found no {', '.join(absent)}"
+        )
     return header, data[position:]
