@@ -1,4 +1,4 @@
-"""Observations and perception targets as batches of tensors, and their compact form for a training cache.
+"""Observations, scene tokens and perception targets as tensors, and their compact form for a training cache.
 
 The compact form of one scene is a mapping of named arrays whose shapes and types depend on the configuration alone
 (:func:`sample_layout`, :func:`target_layout`), so that a cache can be one memory-mapped array a name. Images and
@@ -7,7 +7,7 @@ LiDAR rasters stay uint8 there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -59,6 +59,16 @@ class ObservationBatch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         return type(self)(*(getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)))
+
+
+class SceneTokens(NamedTuple):
+    """What the planner and the reward world model attend to; each (B, n, D) with n fixed by the configuration."""
+
+    meta: Tensor
+    bev: Tensor
+    map: Tensor
+    object: Tensor
+    ego: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,8 +133,8 @@ def encode_sample(observation: Observation, config: EncoderConfig) -> dict[str, 
     where = f"scene {observation.token}"
     if observation.camera_names != config.cameras.names:
         raise ConfigError(
-            f"{where}: expected cameras {', '.join(config.cameras.names)}, found {', '.join(observation.camera_names)}; "
-            "let the cameras of the data section and of the encoder section agree, in one order"
+            f"{where}: expected cameras {config.cameras.names}, found {observation.camera_names}; "
+            "let the data section and the encoder section name the same cameras in one order"
         )
     if observation.command not in range(len(COMMAND_NAMES)):
         raise SceneError(f"{where}: expected a command of 0..{len(COMMAND_NAMES) - 1}, found {observation.command}")
@@ -200,7 +210,12 @@ def encode_targets(
     limits = np.array([len(language.speed_actions), len(language.path_actions)])
     if actions.shape != (2,) or (actions < IGNORED).any() or (actions >= limits).any():
         raise ConfigError(f"meta action: expected two indices in -1..{limits - 1}, found {actions.tolist()}")
-    targets = {"boxes": padded, "box_classes": padded_classes, "raster": np.asarray(raster), "meta_action": actions}
+    targets: dict[str, NDArray[Any]] = {
+        "boxes": padded,
+        "box_classes": padded_classes,
+        "raster": np.asarray(raster),
+        "meta_action": actions,
+    }
     return _conform(targets, target_layout(config), "perception targets")
 
 
@@ -221,7 +236,7 @@ def _conform(arrays: Mapping[str, NDArray[Any]], layout: Layout, where: str) -> 
                 f"{where}: expected {name} of shape {shape}, found {arrays[name].shape}; "
                 "let the data section and the encoder section agree"
             )
-    return {name: np.ascontiguousarray(arrays[name], dtype) for name, (_, dtype) in layout.items()}
+    return {name: np.asarray(arrays[name], dtype, order="C") for name, (_, dtype) in layout.items()}
 
 
 def _stack(samples: Sequence[Mapping[str, NDArray[Any]]], name: str) -> Tensor:

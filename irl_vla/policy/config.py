@@ -115,7 +115,7 @@ class LanguageConfig(Config):
     heads: PositiveInt = 4
     key_value_heads: PositiveInt = 2
     feed_forward: PositiveInt = 512
-    vocabulary_size: int = Field(512, ge=272)
+    vocabulary_size: int = Field(default=512, ge=272)
     corpus: tuple[str, ...] = (
         "What is your driving decision for the next four seconds?",
         "The navigation command is to go left. The navigation command is to go straight.",

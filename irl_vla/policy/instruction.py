@@ -62,8 +62,8 @@ def encode_instruction(text: str, config: LanguageConfig) -> tuple[NDArray[np.in
     size = config.max_instruction_tokens
     if len(found) > size:
         raise ConfigError(
-            f"instruction {text!r}: {len(found)} tokens, expected at most {size}; raise language.max_instruction_tokens "
-            "or add the phrase to language.corpus"
+            f"instruction {text!r}: expected at most {size} tokens, found {len(found)}; "
+            "raise language.max_instruction_tokens or add the phrase to language.corpus"
         )
     ids = np.full(size, PAD_ID, np.int32)
     ids[: len(found)] = found

@@ -49,4 +49,6 @@ def _rasterise(points: NDArray[np.float32], config: LidarConfig, grid: GridConfi
 
     # A point at the very bottom must differ from no point, hence height starts at 1.
     levels = np.stack([255 * density, 1 + 254 * height, 255 * brightness]).clip(0, 255)
-    return (np.rint(levels) * (count > 0)).astype(np.uint8).reshape(3, rows, columns)
+    levels[:, count == 0] = 0
+    raster: NDArray[np.uint8] = np.rint(levels).astype(np.uint8).reshape(3, rows, columns)
+    return raster
