@@ -118,7 +118,7 @@ class RewardModelConfig(Config):
 
 
 class RewardTrainConfig(Config):
-    """Optimisation of the reward world model.
+    """The reward world model and its optimisation.
 
     Attributes:
         rows_per_batch: bank rows of one batch (of each worker).
@@ -128,6 +128,7 @@ class RewardTrainConfig(Config):
         workers: Ray Train workers of one CPU each (or one GPU, if ``use_gpu``).
     """
 
+    model: RewardModelConfig = RewardModelConfig()
     steps: int = Field(default=1500, gt=0)
     rows_per_batch: int = Field(default=16, gt=0)
     proposals_per_row: int = Field(default=32, ge=0)

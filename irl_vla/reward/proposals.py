@@ -94,7 +94,7 @@ def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generato
     if not len(human_plans):
         raise CheckpointError("proposals: the token bank holds no human plan; write it from a split with a future")
     distinct = np.unique(np.asarray(human_plans, np.float64).reshape(len(human_plans), -1), axis=0)
-    points = _comparable(distinct.reshape(-1, FUTURE_FRAMES, 3))
+    points = comparable(distinct.reshape(-1, FUTURE_FRAMES, 3))
     centres = _spread_centres(points, min(size, len(points)), generator)
     for _ in range(iterations):
         nearest = _nearest(points, centres)
@@ -226,6 +226,13 @@ def jitter(plans: Floats, scale_m: Floats, heading_rad: float, generator: np.ran
     return np.asarray(result, np.float64)
 
 
+def comparable(plans: Floats) -> Floats:
+    """(N, 24) points in metres whose Euclidean distance compares plans."""
+    scaled = np.array(plans, np.float64)
+    scaled[..., 2] *= _HEADING_M
+    return scaled.reshape(len(plans), -1)
+
+
 def _sampled_chains(
     rows: NDArray[np.int64], generators: list[np.random.Generator], sampler: ChainSampler | None, config: ProposalConfig
 ) -> Floats | None:
@@ -312,13 +319,6 @@ def _matching_entries(
     chance = np.exp(-np.abs(entry_speed - speed_mps) / config.vocabulary_speed_scale_mps) + 1e-3
     chosen = generator.choice(len(vocabulary), size=count, replace=count > len(vocabulary), p=chance / chance.sum())
     return np.asarray(vocabulary[chosen], np.float64)
-
-
-def _comparable(plans: Floats) -> Floats:
-    """(N, 24) points in metres whose Euclidean distance compares plans."""
-    scaled = np.array(plans, np.float64)
-    scaled[..., 2] *= _HEADING_M
-    return scaled.reshape(len(plans), -1)
 
 
 def _spread_centres(points: Floats, count: int, generator: np.random.Generator) -> Floats:

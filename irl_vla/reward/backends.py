@@ -1,0 +1,244 @@
+"""Reward backends: who says what a plan is worth, behind one interface.
+
+Every backend turns (rows of the token bank, plans) into sub-scores, never into a reward: ``weights.reward`` alone does
+that. The human filter is applied (as in every label that is read), EC is NaN (``comfort.pair_comforts`` adds it).
+"""
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.records import PreparedScene
+from irl_vla.epdms.scorer import score_plans
+from irl_vla.epdms.store import PreparedStore
+from irl_vla.errors import ConfigError
+from irl_vla.geometry import Floats
+from irl_vla.reward.comfort import history_comforts
+from irl_vla.reward.config import BackendConfig
+from irl_vla.reward.labels import LabelSet, open_labels
+from irl_vla.reward.loss import LEARNED
+from irl_vla.reward.model import RewardWorldModel, load_reward_model, predict_subscores
+from irl_vla.reward.proposals import comparable
+from irl_vla.scene import SUBSCORES, SubScores
+from irl_vla.token_bank import TokenBank
+
+_HC: Final = SUBSCORES.index("hc")
+_LEARNED_COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
+
+log = logging.getLogger(__name__)
+
+
+class RewardBackend(Protocol):
+    """Scores plans of bank rows."""
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """Sub-scores (B, P, 9) of plans (B, P, 8, 3) in rows (B,), and which of them (B, P) are real."""
+
+
+class ModelBackend:
+    """The reward world model. Keys of a scene are computed once a call, however many plans ask for them."""
+
+    def __init__(self, models: tuple[RewardWorldModel, ...], bank: TokenBank, config: BackendConfig) -> None:
+        self._models = models
+        self._bank = bank
+        self._config = config
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """Expected sub-scores; HC is computed from the rollout unless the configuration asks for the learned one."""
+        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
+        scenes, slots, width = _by_scene(rows, plans.shape[1])
+        grouped = np.zeros((len(scenes), width, *plans.shape[2:]), np.float32)
+        grouped[slots] = plans.reshape(-1, *plans.shape[2:])
+        history = np.asarray(self._bank.ego_history, np.float32)[scenes]
+        step = max(1, self._config.plans_per_batch // width)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(scenes), step):
+                part = slice(start, start + step)
+                tokens = torch.from_numpy(np.asarray(self._bank.tokens(scenes[part]), np.float32))
+                chunk = (torch.from_numpy(grouped[part]), torch.from_numpy(history[part]))
+                parts.append(predict_subscores(self._models, tokens, *chunk).numpy())
+        values[..., _LEARNED_COLUMNS] = np.concatenate(parts)[slots].reshape(*plans.shape[:2], len(LEARNED))
+        if self._config.computed_comfort:
+            times_us = np.asarray(self._bank.timestamp_us)[rows]
+            values[..., _HC] = history_comforts(np.asarray(self._bank.ego_history, np.float64)[rows], plans, times_us)
+        return SubScores(values, np.ones(plans.shape[:2], np.bool_))
+
+
+class ScorerBackend:
+    """The true scorer in this process. Prepared scenes are kept, the least recently used is dropped first."""
+
+    def __init__(self, store: PreparedStore, bank: TokenBank, scorer: ScorerConfig, scenes_in_memory: int) -> None:
+        self._store = store
+        self._bank = bank
+        self._scorer = scorer
+        self._limit = scenes_in_memory
+        self._known = frozenset(store.tokens)
+        self._scenes: OrderedDict[str, PreparedScene] = OrderedDict()
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """Filtered sub-scores; rows without a prepared scene are invalid."""
+        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
+        valid = np.zeros(plans.shape[:2], np.bool_)
+        for index, row in enumerate(rows):
+            token = str(self._bank.token[row])
+            if token in self._known:
+                scored = score_plans(self._scene(token), np.asarray(plans[index], np.float64), self._scorer)
+                values[index], valid[index] = scored.filtered, True
+        return _counted(SubScores(values, valid), "scorer", "prepared scene")
+
+    def _scene(self, token: str) -> PreparedScene:
+        if token not in self._scenes:
+            self._scenes[token] = self._store[token]
+            if len(self._scenes) > self._limit:
+                self._scenes.popitem(last=False)
+        self._scenes.move_to_end(token)
+        return self._scenes[token]
+
+
+class ActorBackend:
+    """The true scorer in Ray actors. A row always goes to the same actor, which keeps its prepared scene.
+
+    For drivers only: an actor submitted from inside a worker would wait for the CPU that the worker holds.
+    """
+
+    def __init__(self, store: Path, bank: Path, scorer: ScorerConfig, config: BackendConfig) -> None:
+        actor = ray.remote(num_cpus=1)(_ScorerActor)
+        self._actors: list[Any] = [
+            actor.remote(store, bank, scorer, config.scenes_in_memory) for _ in range(config.actors)
+        ]
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """As :class:`ScorerBackend`, in parallel over rows."""
+        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
+        valid = np.zeros(plans.shape[:2], np.bool_)
+        parts = [np.flatnonzero(rows % len(self._actors) == index) for index in range(len(self._actors))]
+        pending = [actor.score.remote(rows[part], plans[part]) for actor, part in zip(self._actors, parts, strict=True)]
+        for part, result in zip(parts, ray.get(pending), strict=True):
+            values[part], valid[part] = result.values, result.valid
+        return SubScores(values, valid)
+
+    def close(self) -> None:
+        """Ends the actors."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+class VocabularyBackend:
+    """Looks up the labelled plan nearest to the asked one. Rows without labels are invalid."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self._labels = labels
+        self._subscores = labels.subscores()
+        self._place = {int(row): index for index, row in enumerate(labels.rows)}
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """Sub-scores of the nearest labelled plan of the same row."""
+        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
+        valid = np.zeros(plans.shape[:2], np.bool_)
+        for index, row in enumerate(rows):
+            place = self._place.get(int(row))
+            if place is not None:
+                asked, known = comparable(plans[index]), comparable(self._labels.plans[place])
+                nearest = ((asked[:, None] - known[None]) ** 2).sum(-1).argmin(1)
+                values[index], valid[index] = self._subscores[place, nearest], True
+        return _counted(SubScores(values, valid), "vocabulary", "labels")
+
+
+class MixBackend:
+    """Weighted mean of two backends' sub-scores; where only one is valid, that one alone."""
+
+    def __init__(self, first: RewardBackend, second: RewardBackend, second_share: float) -> None:
+        self._first = first
+        self._second = second
+        self._share = second_share
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        """Mean of the valid parts, element by element."""
+        first, second = self._first.score(rows, plans), self._second.score(rows, plans)
+        share = np.where(second.valid, np.where(first.valid, self._share, 1.0), 0.0)[..., None]
+        values = np.where(share < 1.0, (1.0 - share) * first.values, 0.0)
+        values = values + np.where(share > 0.0, share * second.values, 0.0)
+        return SubScores(values, first.valid | second.valid)
+
+
+def make_backend(
+    config: BackendConfig,
+    bank: Path,
+    *,
+    model: Path | None = None,
+    store: Path | None = None,
+    labels: Path | None = None,
+    scorer: ScorerConfig | None = None,
+) -> RewardBackend:
+    """Opens the backend that the configuration names.
+
+    Args:
+        model: reward checkpoint folder, for "rwm" and "mix".
+        store: prepared scenes, for "scorer" and "mix".
+        labels: label set, for "vocabulary".
+        scorer: how the true scorer scores, for "scorer" and "mix".
+
+    Raises:
+        ConfigError: if the kind needs an input that is not there.
+        CheckpointError: if an input does not fit the bank.
+    """
+    needed: dict[str, dict[str, object]] = {
+        "rwm": {"model": model},
+        "scorer": {"store": store, "scorer": scorer},
+        "vocabulary": {"labels": labels},
+        "mix": {"model": model, "store": store, "scorer": scorer},
+    }
+    absent = [name for name, value in needed[config.kind].items() if value is None]
+    if absent:
+        raise ConfigError(f"backend.kind={config.kind!r} needs {', '.join(absent)}; run the stage that makes it first")
+    opened = TokenBank.open(bank)
+    parts: list[RewardBackend] = []
+    if config.kind == "vocabulary" and labels is not None:
+        parts.append(VocabularyBackend(open_labels(labels)))
+    if config.kind in ("rwm", "mix") and model is not None:
+        parts.append(ModelBackend(load_reward_model(model, opened), opened, config))
+    if config.kind in ("scorer", "mix") and store is not None and scorer is not None:
+        parts.append(
+            ActorBackend(store, bank, scorer, config)
+            if config.actors
+            else ScorerBackend(PreparedStore.open(store), opened, scorer, config.scenes_in_memory)
+        )
+    return parts[0] if len(parts) == 1 else MixBackend(parts[0], parts[1], config.mix_scorer)
+
+
+class _ScorerActor:
+    def __init__(self, store: Path, bank: Path, scorer: ScorerConfig, scenes_in_memory: int) -> None:
+        self._backend = ScorerBackend(PreparedStore.open(store), TokenBank.open(bank), scorer, scenes_in_memory)
+
+    def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
+        return self._backend.score(rows, plans)
+
+
+def _by_scene(rows: NDArray[np.int64], plans_per_row: int) -> tuple[NDArray[np.int64], tuple[Any, Any], int]:
+    """Groups plans by scene.
+
+    Returns:
+        (U,) scenes; for each of the B * P plans, in order, its (scene, slot); and the number of slots of a scene.
+    """
+    scenes, place = np.unique(rows, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(place))])
+    turn = np.empty(len(rows), np.int64)
+    turn[order] = np.arange(len(rows)) - starts[place[order]]
+    slots = turn[:, None] * plans_per_row + np.arange(plans_per_row)
+    return scenes, (np.repeat(place, plans_per_row), slots.ravel()), int((turn.max() + 1) * plans_per_row)
+
+
+def _counted(scores: SubScores, backend: str, lacking: str) -> SubScores:
+    invalid = int((~scores.valid).sum())
+    if invalid:
+        log.warning("%s backend: %d of %d plans have no %s", backend, invalid, scores.valid.size, lacking)
+    return scores
