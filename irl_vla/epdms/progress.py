@@ -25,7 +25,7 @@ def progress(rollouts: Floats, centerline: Floats) -> Floats:
     return metres
 
 
-def normalise_progress(progress_m: Floats, multiplier: Floats, best_m: Floats) -> Floats:
+def normalise_progress(progress_m: Floats, multiplier: Floats, best_m: Floats | float) -> Floats:
     """EP of proposals among the proposals they are compared with.
 
     Args:
