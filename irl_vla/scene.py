@@ -91,6 +91,8 @@ class Frame:
         roadblock_ids: raw route, repeats and gaps included.
         cameras: by NAVSIM name; empty where a log has no images.
         lidar_path: relative to the split's sensor folder, None where there is none.
+        sweep_pose: (3,) pose, in this ego frame, of the frame in which the sweep's points are stored; None means the
+            same frame (every logged frame; shifted-ego views differ).
     """
 
     token: str
@@ -101,6 +103,7 @@ class Frame:
     roadblock_ids: tuple[str, ...]
     cameras: Mapping[str, Camera]
     lidar_path: str | None
+    sweep_pose: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,9 +14,10 @@ HistoryIndex = Annotated[int, Field(ge=0, le=3)]
 class DataConfig(Config):
     """Where the data is and which splits serve which purpose.
 
-    A path left unset falls back to the official environment variables: ``root`` to ``OPENSCENE_DATA_ROOT``, ``maps_root``
-    to ``<root>/maps`` or ``NUPLAN_MAPS_ROOT``, ``splits_root`` to ``<root>/train_test_split`` or the split folder below
-    ``NAVSIM_DEVKIT_ROOT``. An explicit ``root`` is never mixed with a variable that names another data set.
+    A path left unset falls back to the official environment variables: ``root`` to ``OPENSCENE_DATA_ROOT``; then
+    ``maps_root`` to ``NUPLAN_MAPS_ROOT``, else ``<root>/maps``; and ``splits_root`` to ``<root>/train_test_split``,
+    else the split folder below ``NAVSIM_DEVKIT_ROOT``. With an explicit ``root`` the maps are ``<root>/maps`` unless
+    ``maps_root`` says otherwise: a variable that belongs to another data set is not mixed in.
 
     Attributes:
         root: folder with ``navsim_logs`` and ``sensor_blobs``.
@@ -44,10 +45,10 @@ class SensorConfig(Config):
             False makes it an error that names the file.
     """
 
-    cameras: tuple[CameraName, ...] = ("CAM_L0", "CAM_F0", "CAM_R0")
-    image_height_px: int = Field(default=144, gt=0)
-    image_width_px: int = Field(default=256, gt=0)
-    lidar_history: tuple[HistoryIndex, ...] = (3,)
+    cameras: tuple[CameraName, ...] = ("CAM_F0", "CAM_L0", "CAM_R0")
+    image_height_px: int = Field(default=108, gt=0)
+    image_width_px: int = Field(default=192, gt=0)
+    lidar_history: tuple[HistoryIndex, ...] = (1, 3)
     allow_missing: bool = False
 
     @model_validator(mode="after")
@@ -65,19 +66,19 @@ class TargetConfig(Config):
     Attributes:
         x_min_m, x_max_m, y_min_m, y_max_m: extent in the ego frame.
         cell_m: edge of one raster cell.
-        line_width_m: drawn width of lane centrelines.
+        line_width_m: drawn width of centrelines and lane boundaries.
         stop_speed_mps: a plan that ends slower than this is "stop".
         speed_change_mps: change from the present to the final speed from which it is "accelerate" or "decelerate".
         turn_heading_rad: heading change over the plan from which the path is "left" or "right".
         lane_change_m: lateral offset beyond that of a plain curve from which the path is a lane change.
     """
 
-    x_min_m: float = -32.0
-    x_max_m: float = 32.0
+    x_min_m: float = -16.0
+    x_max_m: float = 48.0
     y_min_m: float = -32.0
     y_max_m: float = 32.0
-    cell_m: float = Field(default=0.5, gt=0)
-    line_width_m: float = Field(default=0.5, gt=0)
+    cell_m: float = Field(default=1.0, gt=0)
+    line_width_m: float = Field(default=1.0, gt=0)
     stop_speed_mps: float = Field(default=0.5, ge=0)
     speed_change_mps: float = Field(default=1.5, gt=0)
     turn_heading_rad: float = Field(default=0.26, gt=0)
@@ -134,6 +135,7 @@ class SceneFilter(Config):
 
     @property
     def num_frames(self) -> int:
+        """Length of a window."""
         return self.num_history_frames + self.num_future_frames
 
     @property

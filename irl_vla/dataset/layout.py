@@ -28,9 +28,11 @@ class Dataset:
     splits_root: Path
 
     def log_folder(self, data_split: str) -> Path:
+        """Folder of the log pickles of a data split."""
         return below(self.root, f"navsim_logs/{data_split}", "data_split")
 
     def sensor_folder(self, data_split: str) -> Path:
+        """Folder to which image and sweep paths of a data split are relative."""
         return below(self.root, f"sensor_blobs/{data_split}", "data_split")
 
 

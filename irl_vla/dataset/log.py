@@ -221,8 +221,8 @@ def _ego(raw: _RawFrame) -> EgoStatus:
 def heading_of(rotation: Floats) -> float:
     """Heading of a quaternion (4,) w, x, y, z exactly as the official loader computes it.
 
-    pyquaternion's ``yaw_pitch_roll`` has ``wz - xy`` where the z-y'-x'' yaw of the same rotation has ``wz + xy``; with the
-    small roll and pitch of a car the two differ by about 1e-4 rad. Scores are defined by the official one.
+    pyquaternion's ``yaw_pitch_roll`` has ``wz - xy`` where the z-y'-x'' yaw of the same rotation has ``wz + xy``; with
+    the small roll and pitch of a car the two differ by about 1e-4 rad. Scores are defined by the official one.
     """
     w, x, y, z = (float(value) for value in rotation)
     squares = w * w + x * x + y * y + z * z

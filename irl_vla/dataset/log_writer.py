@@ -36,27 +36,19 @@ def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
     """Writes frames as the official list of dicts, atomically.
 
     The file holds builtins and arrays only, in pickle protocol 4 with the names of numpy 1, so the official environment
-    (Python 3.9, numpy 1.23) reads it. Headings are stored as rotations about z; a box heading keeps its number as it is.
+    (Python 3.9, numpy 1.23) reads it. The ego heading is stored as a rotation about z, boxes as they are.
     """
-    log_token = content_hash(["log", meta.log_name])
-    tokens = [frame.token for frame in frames]
-    dicts = [
-        _frame_dict(
-            frame,
-            meta,
-            log_token,
-            index,
-            previous=tokens[index - 1] if index else None,
-            following=tokens[index + 1] if index + 1 < len(tokens) else None,
-        )
-        for index, frame in enumerate(frames)
-    ]
-    write_pickle(path, dicts)
+    neighbours: list[str | None] = [None, *(frame.token for frame in frames), None]
+    write_pickle(
+        path,
+        [
+            _frame_dict(frame, meta, index) | {"sample_prev": neighbours[index], "sample_next": neighbours[index + 2]}
+            for index, frame in enumerate(frames)
+        ],
+    )
 
 
-def _frame_dict(
-    frame: Frame, meta: LogMeta, log_token: str, index: int, previous: str | None, following: str | None
-) -> dict[str, Any]:
+def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
     x, y, heading = (float(value) for value in frame.ego.pose_global)
     translation = np.array([x, y, meta.altitude_m])
     rotation = np.array([np.cos(heading / 2), 0.0, 0.0, np.sin(heading / 2)])
@@ -68,7 +60,7 @@ def _frame_dict(
         "frame_idx": index % SCENE_FRAMES,
         "timestamp": int(frame.timestamp_us),
         "log_name": meta.log_name,
-        "log_token": log_token,
+        "log_token": content_hash(["log", meta.log_name]),
         "scene_name": f"log-{scene + 1:04d}-{meta.log_name}",
         "scene_token": content_hash(["scene", meta.log_name, scene]),
         "map_location": meta.map_name,
@@ -86,8 +78,6 @@ def _frame_dict(
         "traffic_lights": [(int(connector), bool(is_red)) for connector, is_red in frame.traffic_lights],
         "driving_command": np.eye(4, dtype=np.int64)[frame.ego.command].copy(),
         "cams": {name: _camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
-        "sample_prev": previous,
-        "sample_next": following,
         "ego2global": ego2global,
         "lidar2ego": np.eye(4),
         "lidar2global": ego2global.copy(),

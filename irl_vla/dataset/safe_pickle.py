@@ -18,18 +18,26 @@ from irl_vla.errors import LogFormatError
 
 AllowedNames: TypeAlias = Mapping[tuple[str, str], Callable[..., Any]]
 
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How protocols up to 2 spell bytes; only the one encoding they use."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"spells bytes with the encoding {encoding!r}, expected 'latin1'")
+    return text.encode("latin1")
+
+
 #: What log pickles refer to: plain arrays and scalars as numpy 1 and numpy 2 name them (``_frombuffer``: protocol 5).
 NUMPY_NAMES: Final[AllowedNames] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): lambda text, encoding: _encode(text, encoding),
+    ("_codecs", "encode"): _encode,
     **{
         (f"{package}.{module}", name): function
         for package in ("numpy.core", "numpy._core")
         for module, name, function in (
             ("multiarray", "_reconstruct", multiarray._reconstruct),
             ("multiarray", "scalar", multiarray.scalar),
-            ("numeric", "_frombuffer", numeric._frombuffer),
+            ("numeric", "_frombuffer", numeric._frombuffer),  # type: ignore[attr-defined]
         )
     },
 }
@@ -44,6 +52,8 @@ _READING_ERRORS: Final = (
     TypeError,
     ValueError,  # includes UnicodeError
 )
+#: The pickler written in Python; the C one has no hook for the name of a global. Its stub hides all its methods.
+_PYTHON_PICKLER: Any = pickle._Pickler
 _OLD_PACKAGE: Final = {"numpy._core.multiarray": "numpy.core.multiarray", "numpy._core.numeric": "numpy.core.numeric"}
 
 
@@ -64,8 +74,8 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"refers to an outside object {pid!r}")
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[misc, name-defined, unused-ignore]
-    """Names numpy's internals as numpy 1 does; the C pickler has no hook for the name of a global."""
+class _Pickler(_PYTHON_PICKLER):  # type: ignore[misc]
+    """Names numpy's internals as numpy 1 does."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         old = _OLD_PACKAGE.get(getattr(obj, "__module__", ""))
@@ -91,7 +101,7 @@ def read_pickle(path: Path, allowed: AllowedNames = NUMPY_NAMES) -> Any:
         raise LogFormatError(f"{path}: expected a pickle, found no file; check the data set's folders") from error
     except _READING_ERRORS as error:
         raise LogFormatError(
-            f"{path}: expected a whole pickle of plain data, found one that cannot be read: {error}; fetch the file again"
+            f"{path}: expected a whole pickle of plain data, found {error}; fetch the file again"
         ) from error
 
 
@@ -100,10 +110,3 @@ def write_pickle(path: Path, value: Any) -> None:
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=4).dump(value)
     write_bytes(path, buffer.getvalue())
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How protocols up to 2 spell bytes; only the one encoding they use."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"spells bytes with the encoding {encoding!r}, expected 'latin1'")
-    return text.encode("latin1")

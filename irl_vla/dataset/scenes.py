@@ -67,7 +67,8 @@ def scene_refs(dataset: Dataset, split: str, logs: Sequence[str] | None = None) 
     for ref, _ in _windows(dataset, split, logs):
         if ref.token in found:
             raise LogFormatError(
-                f"split {split!r}: token {ref.token} occurs in log {found[ref.token].log_name} and again in {ref.log_name}"
+                f"split {split!r}: expected a token once, found {ref.token} in the logs {found[ref.token].log_name} "
+                f"and {ref.log_name}; remove one of them"
             )
         found[ref.token] = ref
     return list(found.values())

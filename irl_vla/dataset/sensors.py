@@ -112,7 +112,7 @@ def write_image(path: Path, image: NDArray[np.uint8], quality: int = 90) -> None
 
 
 def write_sweep(path: Path, sweep: NDArray[np.float32]) -> None:
-    """Writes a (6, n) sweep as binary PCD, atomically: x, y, z as float32; the rest rounded into one byte (0 .. 255)."""
+    """Writes a (6, n) sweep as binary PCD, atomically: x, y, z as float32, the rest rounded into a byte (0 .. 255)."""
     points = np.empty(sweep.shape[1], dtype=_WRITTEN_DTYPE)
     for row, name in zip(sweep, SWEEP_FIELDS, strict=True):
         points[name] = row if name in "xyz" else np.clip(np.rint(row), 0, 255)
@@ -142,6 +142,6 @@ def _split_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], bytes]
     absent = [key for key in _HEADER_KEYS if key not in header]
     if absent:
         raise LogFormatError(
-            f"{path}: expected PCD header lines {' '.join(_HEADER_KEYS)}, found no {', '.join(absent)}"
+            f"{path}: expected the header lines {' '.join(_HEADER_KEYS)}, found no {', '.join(absent)}"
         )
     return header, data[position:]

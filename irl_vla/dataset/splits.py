@@ -97,7 +97,7 @@ def read_layouts(dataset: Dataset) -> dict[str, LogLayout]:
         return {name: LogLayout(**entry) for name, entry in json.loads(path.read_text()).items()}
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise LogFormatError(
-            f'{path}: expected {{log: {{"layout": ..., "kind": ...}}}}, found another shape ({error}); generate the data again'
+            f'{path}: expected {{log: {{"layout": ..., "kind": ...}}}}, found otherwise ({error})'
         ) from error
 
 
@@ -111,7 +111,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     # The C loader reads the 103,288 tokens of navtrain in a second; the Python one takes a minute.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        values = yaml.load(path.read_bytes(), Loader=loader)  # noqa: S506 (both loaders are safe)
+        values = yaml.load(path.read_bytes(), Loader=loader)
     except FileNotFoundError as error:
         known = sorted(item.stem for item in path.parent.glob("*.yaml"))
         raise ConfigError(f"{path}: no such split; there are: {', '.join(known) or 'none'}") from error

@@ -1,7 +1,7 @@
 """What a map file holds, row by row: the input of the map writer.
 
-All geometry is in the city's projected frame (metres), ids are positive integers (the gpkg FIDs). Lanes and lane connectors
-share one id space, and so do lane groups and lane-group connectors.
+All geometry is in the city's projected frame (metres), ids are positive integers (the gpkg FIDs). Lanes and lane
+connectors share one id space, and so do lane groups and lane-group connectors.
 """
 
 from dataclasses import dataclass

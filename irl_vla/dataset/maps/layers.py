@@ -1,5 +1,6 @@
 """Layers of a GeoPackage as tables: read with checks, geometry re-projected to metres."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class Layer:
         return len(self.ids)
 
     def fail(self, row: int, what: str) -> NoReturn:
+        """Raises a MapError that names file, layer and id."""
         raise MapError(f"{self.path}: layer {self.name}, id {self.ids[row]}: {what}; fetch or generate the map again")
 
     def references(self, column: str) -> list[str | None]:
@@ -53,28 +55,37 @@ class Layer:
 
     def polygons(self) -> list[shapely.Polygon]:
         """The geometry as polygons; a multipolygon of one part counts as one."""
-        return [self._single(row, shapely.Polygon, shapely.MultiPolygon) for row in range(len(self))]
+        return [
+            item if isinstance(item, shapely.Polygon) and not item.is_empty else self._refuse(row, "polygon")
+            for row, item in enumerate(self._parts())
+        ]
 
     def lines(self) -> list[shapely.LineString]:
         """The geometry as lines of at least two vertices."""
-        return [self._single(row, shapely.LineString, shapely.MultiLineString) for row in range(len(self))]
+        return [
+            item if isinstance(item, shapely.LineString) and not item.is_empty else self._refuse(row, "line")
+            for row, item in enumerate(self._parts())
+        ]
 
     def _reference(self, row: int, column: str, value: Any) -> str | None:
-        if value is None or value != value or value == "":
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             return None
         try:
             return str(int(value))
         except (TypeError, ValueError):
             self.fail(row, f"{column}: expected a whole number, found {value!r}")
 
-    def _single(self, row: int, single: type, multiple: type) -> Any:
+    def _parts(self) -> list[Any]:
+        return [
+            item.geoms[0]
+            if isinstance(item, shapely.MultiPolygon | shapely.MultiLineString) and len(item.geoms) == 1
+            else item
+            for item in self.geometry
+        ]
+
+    def _refuse(self, row: int, expected: str) -> NoReturn:
         item = self.geometry[row]
-        if isinstance(item, multiple) and len(item.geoms) == 1:
-            item = item.geoms[0]
-        if not isinstance(item, single) or item.is_empty:
-            found = "nothing" if item is None else item.wkt[:60]
-            self.fail(row, f"expected a {single.__name__}, found {found}")
-        return item
+        self.fail(row, f"expected a {expected}, found {'nothing' if item is None else item.wkt[:60]}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

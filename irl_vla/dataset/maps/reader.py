@@ -105,19 +105,25 @@ class _Edges:
 
 def _lanes(layer: Layer, paths: dict[str, Floats], boundaries: dict[str, Floats], edges: _Edges) -> dict[str, Lane]:
     polygons = layer.polygons()
-    lines = zip(
-        _lines_of(layer, "left_boundary_fid", boundaries),
-        _lines_of(layer, "right_boundary_fid", boundaries),
-        strict=True,
-    )
+    left = _lines_of(layer, "left_boundary_fid", boundaries)
+    right = _lines_of(layer, "right_boundary_fid", boundaries)
     blocks, limits = layer.required("lane_group_fid"), _speed_limits(layer)
     lanes = {}
-    for row, (lane_id, (left, right)) in enumerate(zip(layer.ids, lines, strict=True)):
+    for row, lane_id in enumerate(layer.ids):
         if lane_id not in paths:
             layer.fail(row, "expected one row of baseline_paths with this lane_fid, found none")
         after, before = edges.around(row, lane_id, is_connector=False)
         lanes[lane_id] = Lane(
-            lane_id, blocks[row], False, paths[lane_id], polygons[row], limits[row], after, before, left, right
+            id=lane_id,
+            roadblock_id=blocks[row],
+            is_connector=False,
+            baseline=paths[lane_id],
+            polygon=polygons[row],
+            speed_limit_mps=limits[row],
+            outgoing=after,
+            incoming=before,
+            left_boundary=left[row],
+            right_boundary=right[row],
         )
     return lanes
 
@@ -130,10 +136,8 @@ def _connectors(
     )
     row_of = {connector: row for row, connector in enumerate(shapes.required("lane_connector_fid"))}
     polygons = shapes.polygons()
-    left, right = (
-        _lines_of(shapes, "left_boundary_fid", boundaries),
-        _lines_of(shapes, "right_boundary_fid", boundaries),
-    )
+    left = _lines_of(shapes, "left_boundary_fid", boundaries)
+    right = _lines_of(shapes, "right_boundary_fid", boundaries)
     blocks, limits = layer.required("lane_group_connector_fid"), _speed_limits(layer)
     connectors = {}
     for row, lane_id in enumerate(layer.ids):
@@ -144,16 +148,16 @@ def _connectors(
         shape = row_of[lane_id]
         after, before = edges.around(row, lane_id, is_connector=True)
         connectors[lane_id] = Lane(
-            lane_id,
-            blocks[row],
-            True,
-            paths[lane_id],
-            polygons[shape],
-            limits[row],
-            after,
-            before,
-            left[shape],
-            right[shape],
+            id=lane_id,
+            roadblock_id=blocks[row],
+            is_connector=True,
+            baseline=paths[lane_id],
+            polygon=polygons[shape],
+            speed_limit_mps=limits[row],
+            outgoing=after,
+            incoming=before,
+            left_boundary=left[shape],
+            right_boundary=right[shape],
         )
     return connectors
 
@@ -205,8 +209,14 @@ def _lines_of(layer: Layer, column: str, boundaries: dict[str, Floats]) -> list[
 
 
 def _speed_limits(layer: Layer) -> list[float | None]:
-    limits = (float("nan") if value is None else float(value) for value in layer.columns["speed_limit_mps"].tolist())
-    return [None if math.isnan(limit) else limit for limit in limits]
+    limits: list[float | None] = []
+    for row, value in enumerate(layer.columns["speed_limit_mps"].tolist()):
+        try:
+            limit = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            layer.fail(row, f"speed_limit_mps: expected a number, found {value!r}")
+        limits.append(None if math.isnan(limit) else limit)
+    return limits
 
 
 def _present(layer: Layer, column: str, known: Collection[str]) -> list[str | None]:

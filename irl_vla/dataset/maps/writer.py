@@ -14,7 +14,15 @@ import shapely
 from numpy.typing import NDArray
 
 from irl_vla.artifact import atomic_path, write_text
-from irl_vla.dataset.maps.content import CITY_VERSION, AreaRow, MapContent
+from irl_vla.dataset.maps.content import (
+    CITY_VERSION,
+    AreaRow,
+    ConnectorRow,
+    GroupConnectorRow,
+    GroupRow,
+    LaneRow,
+    MapContent,
+)
 from irl_vla.dataset.maps.layers import STORED_CRS
 from irl_vla.dataset.maps.reader import INDEX_NAME
 from irl_vla.errors import MapError
@@ -76,7 +84,7 @@ def map_path(maps_root: Path, city: str) -> Path:
 
 def _lane_tables(content: MapContent) -> list[_Table]:
     lanes, connectors = content.lanes, content.connectors
-    paths = [*lanes, *connectors]
+    paths: list[LaneRow | ConnectorRow] = [*lanes, *connectors]
     lane_columns: dict[str, list[int | float | str | None]] = {
         "lane_fid": [row.id for row in lanes],
         "lane_index": [row.index for row in lanes],
@@ -253,12 +261,15 @@ def _check_ids(path: Path, content: MapContent) -> None:
     _distinct(path, "stop lines", [row.id for row in content.stop_lines])
     ends = [lane for row in content.connectors for lane in (row.from_lane_id, row.to_lane_id)]
     group_ends = [group for row in content.group_connectors for group in (row.from_group_id, row.to_group_id)]
-    sides = [
-        side
-        for row in (*content.lanes, *content.connectors, *content.groups, *content.group_connectors)
-        for side in (row.left_boundary_id, row.right_boundary_id)
+    bounded: list[LaneRow | ConnectorRow | GroupRow | GroupConnectorRow] = [
+        *content.lanes,
+        *content.connectors,
+        *content.groups,
+        *content.group_connectors,
     ]
-    junctions = [row.intersection_id for row in (*content.connectors, *content.group_connectors)]
+    sides = [side for row in bounded for side in (row.left_boundary_id, row.right_boundary_id)]
+    crossings: list[ConnectorRow | GroupConnectorRow] = [*content.connectors, *content.group_connectors]
+    junctions = [row.intersection_id for row in crossings]
     _known(path, "lane connectors: lane", ends, lanes)
     _known(path, "lane-group connectors: lane group", group_ends, groups)
     _known(path, "lanes: lane group", [row.group_id for row in content.lanes], groups)
