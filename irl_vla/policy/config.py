@@ -164,7 +164,7 @@ class PerceptionConfig(Config):
 
     Attributes:
         image_backbone_path: folder with a pretrained transformers backbone; None builds a small convolutional one.
-        image_channels: channels of its stages, each of which halves the resolution.
+        image_channels: channels of its stages: the first at a quarter of the resolution, each further one at half of that.
         pillar_heights_m: heights over each cell of the coarse grid at which image features are sampled.
         fine_channels: channels of the LiDAR features and the map of heads, at grid resolution.
         coarse_channels: channels at half of it, where camera and LiDAR are fused.
@@ -176,9 +176,9 @@ class PerceptionConfig(Config):
     """
 
     image_backbone_path: Path | None = None
-    image_channels: tuple[PositiveInt, ...] = (16, 32, 48)
+    image_channels: tuple[PositiveInt, ...] = Field(default=(32, 48), min_length=1)
     pillar_heights_m: tuple[float, ...] = (0.0, 1.0)
-    fine_channels: PositiveInt = 24
+    fine_channels: PositiveInt = 32
     coarse_channels: PositiveInt = 48
     coarse_blocks: PositiveInt = 2
     object_tokens: PositiveInt = 30

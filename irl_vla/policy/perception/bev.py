@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from irl_vla.policy.batch import ObservationBatch
 from irl_vla.policy.config import EncoderConfig, GridConfig
-from irl_vla.policy.perception.layers import ResidualBlock, conv_norm_relu
+from irl_vla.policy.perception.layers import CellLinear, ResidualBlock, conv_norm_relu
 
 MIN_DEPTH_M = 0.5  # nearer points lie beside or behind the image plane
 
@@ -94,15 +94,12 @@ class BevEncoder(nn.Module):
         pillars = torch.stack([torch.cat([xy, torch.full_like(xy[..., :1], z)], dim=-1) for z in heights])
         self.register_buffer("points", pillars.reshape(-1, 3), persistent=False)
         self.shape = (grid.rows // 2, grid.columns // 2)
-        self.lidar = nn.Sequential(
-            conv_norm_relu(config.lidar.channels, fine, stride=config.lidar.cells_per_bev_cell),
-            conv_norm_relu(fine, fine),
-        )
+        self.lidar = conv_norm_relu(config.lidar.channels, fine, stride=config.lidar.cells_per_bev_cell)
         self.down = conv_norm_relu(fine, coarse, stride=2)
-        self.camera = nn.Conv2d(image_channels, coarse // 2, 1)
+        self.camera = CellLinear(image_channels, coarse // 2)
         self.fuse = conv_norm_relu(coarse + len(heights) * (coarse // 2 + 1), coarse, kernel=1)
         self.blocks = nn.Sequential(*(ResidualBlock(coarse, 2 ** min(i, 2)) for i in range(perception.coarse_blocks)))
-        self.up = nn.Conv2d(coarse, fine, 1)
+        self.up = CellLinear(coarse, fine)
         self.merge = conv_norm_relu(fine, fine)
 
     def forward(self, batch: ObservationBatch, image_features: Tensor, stride: int) -> BevFeatures:
@@ -111,7 +108,7 @@ class BevEncoder(nn.Module):
         lifted, seen = lift_images(narrow, stride, self.points, batch)
         rows, columns = self.shape
         lifted = lifted.reshape(len(batch), -1, rows, columns)  # heights become channels
-        fine = self.lidar(batch.lidar)
+        fine = self.lidar(batch.lidar.contiguous(memory_format=torch.channels_last))
         visible = seen.reshape(len(batch), -1, rows, columns).to(lifted.dtype)
         coarse = self.blocks(self.fuse(torch.cat([self.down(fine), lifted, visible], dim=1)))
         raised = functional.interpolate(self.up(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from irl_vla.policy.config import EncoderConfig, GridConfig
 from irl_vla.policy.perception.bev import BevFeatures, cell_centres
-from irl_vla.policy.perception.layers import conv_norm_relu, mlp
+from irl_vla.policy.perception.layers import CellLinear, conv_norm_relu, mlp
 from irl_vla.scene import OBJECT_NAMES
 
 VELOCITY_SCALE_MPS = 5.0
@@ -50,9 +50,9 @@ class DetectionHead(nn.Module):
         fine, coarse = config.perception.fine_channels, config.perception.coarse_channels
         self.grid, self.count = config.grid, config.perception.object_tokens
         self.trunk = conv_norm_relu(fine, fine)
-        self.heatmap = nn.Conv2d(fine, len(OBJECT_NAMES), 1)
-        self.boxes = nn.Conv2d(fine, BOX_CHANNELS, 1)
-        nn.init.constant_(_bias(self.heatmap), _EMPTY_LOGIT)
+        self.heatmap = CellLinear(fine, len(OBJECT_NAMES))
+        self.boxes = CellLinear(fine, BOX_CHANNELS)
+        nn.init.constant_(self.heatmap.bias, _EMPTY_LOGIT)
         self.register_buffer("centres", cell_centres(config.grid).flatten(0, 1), persistent=False)
         self.token = mlp(fine + coarse + len(OBJECT_NAMES) + BOX_CHANNELS, 2 * config.width, config.width)
 
@@ -99,15 +99,14 @@ class MapHead(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         fine, classes = config.perception.fine_channels, config.perception.map_classes
-        self.trunk = conv_norm_relu(fine, fine)
-        self.raster = nn.Conv2d(fine, classes, 1)
+        self.raster = CellLinear(fine, classes)
         self.patches = PatchTokens(
             classes, (config.grid.rows, config.grid.columns), config.perception.map_tokens, config
         )
 
     def forward(self, features: BevFeatures) -> Tensor:
         """(B, classes, rows, columns) logits."""
-        logits: Tensor = self.raster(self.trunk(features.fine))
+        logits: Tensor = self.raster(features.fine)
         return logits
 
     def tokens(self, logits: Tensor) -> Tensor:
@@ -134,8 +133,8 @@ class PatchTokens(nn.Module):
 
 def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
     """Features (B, F, rows, columns) at row-major cells (B, N), as (B, N, F)."""
-    flat = features.flatten(2)
-    return flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # free of copies, and so its gradient, in channels-last memory
+    return flat.gather(1, cells[..., None].expand(-1, -1, flat.shape[-1]))
 
 
 def encode_boxes(boxes: Tensor, centres: Tensor, cell_m: float) -> Tensor:
@@ -160,9 +159,3 @@ def box_cells(boxes: Tensor, grid: GridConfig) -> Tensor:
     row = ((boxes[..., 0] - grid.x_min_m) / grid.cell_m).floor().long().clamp(0, grid.rows - 1)
     column = ((boxes[..., 1] - grid.y_min_m) / grid.cell_m).floor().long().clamp(0, grid.columns - 1)
     return row * grid.columns + column
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    if conv.bias is None:
-        raise ValueError("the heatmap convolution must have a bias")
-    return conv.bias

@@ -38,14 +38,17 @@ class ImageBackbone(nn.Module):
             self.channels = int(self.pretrained.channels[-1])
             self.stride = _stride(self.pretrained)
             return
-        sizes = (3, *config.image_channels)
+        sizes = config.image_channels
+        # Three quarters of the time of two strides of 2: the first maps are the largest of the network.
+        self.stages.append(conv_norm_relu(3, sizes[0], stride=4, kernel=7))
         for before, after in pairwise(sizes):
             self.stages.append(conv_norm_relu(before, after, stride=2))
-        self.channels, self.stride = sizes[-1], 2 ** len(config.image_channels)
+            self.stages.append(conv_norm_relu(after, after))
+        self.channels, self.stride = sizes[-1], 2 ** (len(sizes) + 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, h, w) in [0, 1] to (N, channels, h / stride, w / stride), rounded up."""
-        images = (images - self.mean) / self.std
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.pretrained is not None:
             features: Tensor = self.pretrained(images).feature_maps[-1]
             return features
