@@ -213,7 +213,8 @@ class TokenBankWriter:
         Raises:
             CheckpointError: if a token is not finite in half precision.
         """
-        half = np.ascontiguousarray(tokens, np.float16)
+        with np.errstate(over="ignore"):  # reported below
+            half = np.ascontiguousarray(tokens, np.float16)
         expected = (len(rows), self._layout.total, self._layout.width)
         if half.shape != expected:
             raise ValueError(f"tokens: expected {expected}, found {half.shape}")
@@ -280,19 +281,19 @@ def _to_arrow(values: NDArray[Any], name: str) -> Any:
 
 
 def _columns(table: Any) -> BankRows:
-    def matrix(name: str, shape: tuple[int, int]) -> NDArray[np.float32]:
-        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[name].chunks]
-        values: NDArray[np.float32] = np.concatenate([np.zeros(0, np.float32), *flat]).reshape(-1, *shape)
-        return values
+    def flat(name: str, shape: tuple[int, ...] = ()) -> NDArray[Any]:
+        column = table[name].combine_chunks()
+        values: NDArray[Any] = (column.flatten() if shape else column).to_numpy(zero_copy_only=False)
+        return values.reshape(-1, *shape)
 
     texts = {name: np.array(table[name].to_pylist(), np.str_) for name in _TEXT_COLUMNS}
     return BankRows(
         **texts,
-        timestamp_us=table["timestamp_us"].to_numpy(),
-        ego_history=matrix("ego_history", (HISTORY_FRAMES, 7)),
-        command=table["command"].to_numpy(),
-        human_plan=matrix("human_plan", (FUTURE_FRAMES, 3)),
-        has_human=table["has_human"].to_numpy(),
+        timestamp_us=flat("timestamp_us"),
+        ego_history=flat("ego_history", (HISTORY_FRAMES, 7)),
+        command=flat("command"),
+        human_plan=flat("human_plan", (FUTURE_FRAMES, 3)),
+        has_human=flat("has_human").astype(np.bool_),
     )
 
 
