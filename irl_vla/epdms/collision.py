@@ -21,13 +21,15 @@ from irl_vla.epdms.records import ROLLOUT_STEPS, STEP_S, Polygons, Tracks
 from irl_vla.epdms.road_rules import MULTIPLE_LANES, NON_DRIVABLE, REAR_AXLE_IN_INTERSECTION
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre
 
+#: Sectors around the heading: ahead below, behind above.
+AHEAD_RAD: Final = np.deg2rad(30.0)
+BEHIND_RAD: Final = np.deg2rad(150.0)
+
 _AGENT_KINDS: Final = 3  # vehicle, pedestrian, bicycle; higher values are static objects
 _COLLISION_STOPPED_MPS: Final = 5e-2
 _TTC_STOPPED_MPS: Final = 5e-3
 _TTC_OFFSETS: Final = (0, 3, 6, 9)  # steps; the evaluator does not test the full second
 _TTC_STARTS: Final = 32
-_AHEAD_RAD: Final = np.deg2rad(30.0)
-_BEHIND_RAD: Final = np.deg2rad(150.0)
 _RADIUS_M: Final = float(np.hypot(EGO_HALF_LENGTH_M, EGO_HALF_WIDTH_M)) + 1e-3
 
 
@@ -210,7 +212,7 @@ def collision_type(state: Floats, ego: Floats, objects: Occupancy, a: int, t: in
         return _STOPPED_EGO
     if objects.kinds[a] >= _AGENT_KINDS or objects.speeds[a] <= _COLLISION_STOPPED_MPS:
         return _STOPPED_TRACK
-    if angle_to(state, objects.poses[a, t, 0], objects.poses[a, t, 1]) > _BEHIND_RAD:
+    if angle_to(state, objects.poses[a, t, 0], objects.poses[a, t, 1]) > BEHIND_RAD:
         return _REAR
     return _FRONT if segment_meets_box(ego[0], ego[3], objects.corners[a, t]) else _LATERAL
 
@@ -259,7 +261,7 @@ def _first_ttc_violation(states: Floats, boxes: Floats, areas: Bools, objects: O
                 continue
             angle = angle_to(states[t], objects.poses[a, t + offset, 0], objects.poses[a, t + offset, 1])
             crossing = areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE] or areas[t, REAR_AXLE_IN_INTERSECTION]
-            violated = angle < _AHEAD_RAD or (crossing and not angle > _BEHIND_RAD)
+            violated = angle < AHEAD_RAD or (crossing and not angle > BEHIND_RAD)
             # Any other first contact makes the evaluator ignore the object for the rest of the rollout.
             return t if violated else -1
     return -1
