@@ -72,7 +72,7 @@ def audit(
         ValueError: if there is no row that both backends can score.
     """
     said, real = predicted.score(rows, plans), true.score(rows, plans)
-    both = (said.valid & real.valid).reshape(len(rows), -1).all(axis=1)
+    both: NDArray[np.bool_] = np.all(said.valid & real.valid, axis=1)
     if not both.any():
         raise ValueError(f"audit: none of {len(rows)} rows is scored by both backends; use rows with prepared scenes")
     weights = RewardWeights()

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.records import PreparedScene
-from irl_vla.epdms.scorer import score_plans
+from irl_vla.epdms.scorer import ScoringContext, score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import ConfigError
 from irl_vla.geometry import Floats
@@ -56,19 +55,19 @@ class ModelBackend:
         scenes, slots, width = _by_scene(rows, plans.shape[1])
         grouped = np.zeros((len(scenes), width, *plans.shape[2:]), np.float32)
         grouped[slots] = plans.reshape(-1, *plans.shape[2:])
-        history = np.asarray(self._bank.ego_history, np.float32)[scenes]
+        histories = self._bank.ego_history[scenes]
         step = max(1, self._config.plans_per_batch // width)
         parts = []
         with torch.inference_mode():
             for start in range(0, len(scenes), step):
                 part = slice(start, start + step)
-                tokens = torch.from_numpy(np.asarray(self._bank.tokens(scenes[part]), np.float32))
-                chunk = (torch.from_numpy(grouped[part]), torch.from_numpy(history[part]))
+                tokens = torch.from_numpy(self._bank.tokens(scenes[part]))
+                chunk = (torch.from_numpy(grouped[part]), torch.from_numpy(histories[part]))
                 parts.append(predict_subscores(self._models, tokens, *chunk).numpy())
         values[..., _LEARNED_COLUMNS] = np.concatenate(parts)[slots].reshape(*plans.shape[:2], len(LEARNED))
         if self._config.computed_comfort:
-            times_us = np.asarray(self._bank.timestamp_us)[rows]
-            values[..., _HC] = history_comforts(np.asarray(self._bank.ego_history, np.float64)[rows], plans, times_us)
+            history = self._bank.ego_history[rows].astype(np.float64)
+            values[..., _HC] = history_comforts(history, plans, self._bank.timestamp_us[rows])
         return SubScores(values, np.ones(plans.shape[:2], np.bool_))
 
 
@@ -80,8 +79,7 @@ class ScorerBackend:
         self._bank = bank
         self._scorer = scorer
         self._limit = scenes_in_memory
-        self._known = frozenset(store.tokens)
-        self._scenes: OrderedDict[str, PreparedScene] = OrderedDict()
+        self._scenes: OrderedDict[str, ScoringContext] = OrderedDict()
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
         """Filtered sub-scores; rows without a prepared scene are invalid."""
@@ -89,14 +87,14 @@ class ScorerBackend:
         valid = np.zeros(plans.shape[:2], np.bool_)
         for index, row in enumerate(rows):
             token = str(self._bank.token[row])
-            if token in self._known:
-                scored = score_plans(self._scene(token), np.asarray(plans[index], np.float64), self._scorer)
+            if token in self._store:
+                scored = score_in_context(self._scene(token), np.asarray(plans[index], np.float64), self._scorer)
                 values[index], valid[index] = scored.filtered, True
         return _counted(SubScores(values, valid), "scorer", "prepared scene")
 
-    def _scene(self, token: str) -> PreparedScene:
+    def _scene(self, token: str) -> ScoringContext:
         if token not in self._scenes:
-            self._scenes[token] = self._store[token]
+            self._scenes[token] = scoring_context(self._store[token])
             if len(self._scenes) > self._limit:
                 self._scenes.popitem(last=False)
         self._scenes.move_to_end(token)

@@ -1,10 +1,13 @@
 """Configuration of proposals, labels, the reward world model and the reward backends (imports no heavy library)."""
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from irl_vla.config import Config
+from irl_vla.policy.planner_config import DecoderConfig
+
+_POSES: Final = 8  # as in ``scene``, which costs numpy and shapely to import
 
 
 class RewardWeights(Config):
@@ -97,23 +100,20 @@ class RewardModelConfig(Config):
     """Size of the reward world model and how its loss is weighted.
 
     Attributes:
-        queries: decoder queries of one plan; 8 gives one a pose, fewer share poses and cost less.
+        decoder: as the planner's; ``queries`` must divide the 8 poses of a plan: 8 gives one a pose, fewer share.
+        members: models of an ensemble, fitted side by side; their mean is the prediction.
         class_balance: exponent b of class weights n^-b; 0 keeps the heads calibrated, 1 balances fully.
     """
 
-    width: int = Field(default=64, gt=0)
-    heads: int = Field(default=4, gt=0)
-    layers: int = Field(default=2, gt=0)
-    feedforward: int = Field(default=128, gt=0)
-    queries: Literal[1, 2, 4, 8] = 4
+    decoder: DecoderConfig = DecoderConfig(feedforward=128)
     members: int = Field(default=1, gt=0)
     head_weights: HeadWeights = HeadWeights()
     class_balance: float = Field(default=0.0, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+    def _queries_share_poses(self) -> Self:
+        if _POSES % self.decoder.queries:
+            raise ValueError(f"decoder.queries {self.decoder.queries} does not divide the {_POSES} poses of a plan")
         return self
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from irl_vla.artifact import MANIFEST_NAME, Manifest, atomic_path, file_hash, read_manifest, write_text
+from irl_vla.artifact import MANIFEST_NAME, Manifest, atomic_path, content_hash, file_hash, read_manifest, write_text
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.scorer import score_plans
+from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
@@ -85,6 +85,7 @@ class LabelSet:
         source: (R, P) index into ``SOURCES``.
         raw: (R, P, 9) sub-scores before the human filter, EC NaN.
         progress_m: (R, P) raw progress along the centreline.
+        reference_m: (R,) progress of the reference times its gates, the rival in EP.
         human: (R, 9) sub-scores of the human alone; NaN where there is none.
         vocabulary: (V, 8, 3) human plans that the proposals drew from.
         fingerprint: of the manifest.
@@ -96,6 +97,7 @@ class LabelSet:
     source: NDArray[np.int8]
     raw: NDArray[np.float32]
     progress_m: NDArray[np.float32]
+    reference_m: NDArray[np.float32]
     human: NDArray[np.float32]
     vocabulary: Floats
     fingerprint: str
@@ -116,7 +118,7 @@ def write_labels(inputs: LabelInputs, folder: Path, config: LabelConfig, scorer:
     manifest = Manifest(
         kind=KIND,
         schema=SCHEMA,
-        config={"label": _what_matters(config), "scorer": scorer.model_dump(mode="json")},
+        config={"label": _what_matters(config), "scorer": scorer.model_dump(mode="json"), "traffic": "replay"},
         seed=seed,
         inputs=_input_hashes(inputs, opened, scenes),
         extra={
@@ -159,6 +161,7 @@ def open_labels(folder: Path) -> LabelSet:
         source=_matrix(table, "source", (count,)),
         raw=_matrix(table, "subscores", (count, len(SUBSCORES))),
         progress_m=_matrix(table, "progress_m", (count,)),
+        reference_m=table["reference_m"].to_numpy(),
         human=_matrix(table, "human", (len(SUBSCORES),)),
         vocabulary=np.load(folder / _VOCABULARY_NAME),
         fingerprint=manifest.fingerprint,
@@ -173,9 +176,9 @@ class ShardLabeller:
         self._bank = TokenBank.open(job.inputs.bank)
         self._store = PreparedStore.open(job.inputs.store)
         self._vocabulary = np.load(job.folder / _VOCABULARY_NAME)
-        self._sampler = (
-            None if job.inputs.policy is None else load_chain_sampler(job.inputs.policy, self._bank, job.config)
-        )
+        self._sampler: ChainSampler | None = None
+        if job.inputs.policy is not None:
+            self._sampler = load_chain_sampler(job.inputs.policy, self._bank, job.config.rows_per_chain_batch)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Labels the shard of a batch of one; returns how many plans it took how long."""
@@ -199,19 +202,20 @@ def label_rows(
     job: LabelJob,
 ) -> pa.Table:
     """Proposes and scores in this process; one record a row."""
-    history = np.asarray(bank.ego_history)[rows]
+    history = bank.ego_history[rows].astype(np.float64)
     facts = RowFacts(
         rows,
         np.hypot(history[:, -1, 3], history[:, -1, 4]),
-        np.asarray(bank.human_plan)[rows],
-        np.asarray(bank.has_human)[rows],
+        bank.human_plan[rows].astype(np.float64),
+        bank.has_human[rows],
     )
     proposals = propose(facts, vocabulary, sampler, job.config.proposals, job.seed)
     tokens = [str(bank.token[row]) for row in rows]
+    contexts = [scoring_context(store[token]) for token in tokens]
     scored = [
         # Scored as stored: a label can be reproduced from its shard.
-        score_plans(store[token], plans.astype(np.float64), job.scorer)
-        for token, plans in zip(tokens, proposals.plans, strict=True)
+        score_in_context(context, plans.astype(np.float64), job.scorer)
+        for context, plans in zip(contexts, proposals.plans, strict=True)
     ]
     missing = np.full(len(SUBSCORES), np.nan)
     return pa.table(
@@ -222,6 +226,7 @@ def label_rows(
             "source": _fixed(proposals.source, np.int8),
             "subscores": _fixed(np.stack([item.raw for item in scored]), np.float32),
             "progress_m": _fixed(np.stack([item.progress_m for item in scored]), np.float32),
+            "reference_m": pa.array(np.array([context.reference_m for context in contexts], np.float32)),
             "human": _fixed(np.stack([missing if item.human is None else item.human for item in scored]), np.float32),
         }
     )
@@ -247,7 +252,9 @@ def _what_matters(config: LabelConfig) -> dict[str, Any]:
 
 def _input_hashes(inputs: LabelInputs, bank: TokenBank, store: PreparedStore) -> dict[str, str]:
     policy = "" if inputs.policy is None else file_hash(inputs.policy / MANIFEST_NAME)
-    return {"bank": bank.fingerprint, "store": store.fingerprint, "policy": policy}
+    prepared = inputs.store / MANIFEST_NAME
+    scenes = file_hash(prepared) if prepared.exists() else content_hash(list(store.tokens))
+    return {"bank": bank.fingerprint, "store": scenes, "policy": policy}
 
 
 def _begin(folder: Path, manifest: Manifest, bank: TokenBank, config: LabelConfig, seed: int) -> None:
@@ -264,7 +271,7 @@ def _begin(folder: Path, manifest: Manifest, bank: TokenBank, config: LabelConfi
     for left in folder.glob(".shard-*"):
         left.unlink()
     if not (folder / _VOCABULARY_NAME).exists():
-        humans = np.asarray(bank.human_plan, np.float64)[np.asarray(bank.has_human, np.bool_)]
+        humans = bank.human_plan[bank.has_human].astype(np.float64)
         found = fit_vocabulary(humans, config.proposals.vocabulary_size, np.random.default_rng(seed))
         with atomic_path(folder / _VOCABULARY_NAME) as temporary, temporary.open("wb") as stream:
             np.save(stream, found)
