@@ -1,7 +1,7 @@
 """Checkpoints: safetensors weights, the configuration and the origin of a stage's model, one format for all stages."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -87,23 +87,29 @@ def save_checkpoint(
     return Checkpoint(folder, stage, state_dicts, values, provenance, manifest.fingerprint)
 
 
-def load_checkpoint(folder: Path, stage: str) -> Checkpoint:
+def load_checkpoint(folder: Path, *stages: str, modules: Collection[str] | None = None) -> Checkpoint:
     """Reads a checkpoint.
+
+    Args:
+        stages: any of these may have made it.
+        modules: read the weights of these alone; None reads all.
 
     Raises:
         CheckpointError: if it is missing, not whole, of another stage or schema, or its weights were changed.
     """
-    remedy = f"run `irl-vla {stage.replace('_', '-')}`"
+    remedy = f"run `irl-vla {stages[0].replace('_', '-')}`"
     manifest = read_manifest(folder, KIND, SCHEMA, remedy)
     found = manifest.extra["stage"]
-    if found != stage:
-        raise CheckpointError(f"{folder}: expected a checkpoint of stage {stage!r}, found one of {found!r}; {remedy}")
+    if found not in stages:
+        expected = " or ".join(map(repr, stages))
+        raise CheckpointError(f"{folder}: expected a checkpoint of stage {expected}, found one of {found!r}; {remedy}")
     states = {
         name: _load_weights(folder / f"{name}.safetensors", expected, remedy)
         for name, expected in manifest.extra["weights"].items()
+        if modules is None or name in modules
     }
     provenance = Provenance(manifest.seed, manifest.inputs, manifest.extra["facts"])
-    return Checkpoint(folder, stage, states, manifest.config, provenance, manifest.fingerprint)
+    return Checkpoint(folder, found, states, manifest.config, provenance, manifest.fingerprint)
 
 
 def _load_weights(path: Path, expected: str, remedy: str) -> dict[str, Tensor]:

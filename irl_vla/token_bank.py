@@ -284,7 +284,7 @@ def _columns(table: Any) -> BankRows:
     def flat(name: str, shape: tuple[int, ...] = ()) -> NDArray[Any]:
         column = table[name].combine_chunks()
         values: NDArray[Any] = (column.flatten() if shape else column).to_numpy(zero_copy_only=False)
-        return values.reshape(-1, *shape)
+        return values.reshape(table.num_rows, *shape)
 
     texts = {name: np.array(table[name].to_pylist(), np.str_) for name in _TEXT_COLUMNS}
     return BankRows(
