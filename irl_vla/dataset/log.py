@@ -234,22 +234,16 @@ def heading_of(rotation: Floats) -> float:
 def _boxes(raw: _RawFrame) -> Boxes:
     for key in ANNOTATION_KEYS:
         raw.get(key)
-    lengths = {key: len(raw.sequence(key) if key not in _MATRICES else raw.values[key]) for key in ANNOTATION_KEYS}
+    boxes, velocity = raw.floats("gt_boxes", (None, 7)), raw.floats("gt_velocity_3d", (None, 3))
+    names, track_tokens = raw.texts("gt_names"), raw.texts("track_tokens")
+    columns = (boxes, names, velocity, raw.sequence("instance_tokens"), track_tokens)
+    lengths = {key: len(column) for key, column in zip(ANNOTATION_KEYS, columns, strict=True)}
     if len(set(lengths.values())) != 1:
         raw.fail("*", "five annotations of equal length", ", ".join(f"{key} {size}" for key, size in lengths.items()))
-    names = raw.texts("gt_names")
     unknown = set(names) - _KNOWN_NAMES
     if unknown:
         raw.fail("gt_names", f"names out of {', '.join(OBJECT_NAMES)}", repr(min(unknown)))
-    return Boxes(
-        boxes=raw.floats("gt_boxes", (None, 7)),
-        names=names,
-        velocity_mps=raw.floats("gt_velocity_3d", (None, 3)),
-        track_tokens=raw.texts("track_tokens"),
-    )
-
-
-_MATRICES: Final = frozenset({"gt_boxes", "gt_velocity_3d"})
+    return Boxes(boxes=boxes, names=names, velocity_mps=velocity, track_tokens=track_tokens)
 
 
 def _traffic_lights(raw: _RawFrame) -> tuple[tuple[int, bool], ...]:

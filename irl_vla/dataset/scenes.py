@@ -2,38 +2,22 @@
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.log import Log, read_log
-from irl_vla.dataset.splits import LogLayout, Split, read_layouts, read_split
+from irl_vla.dataset.splits import LogLayout, SceneRef, Split, read_layouts, read_split
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.scene import Scene
+
+__all__ = ["SceneRef", "iter_scenes", "load_scene", "scene_refs", "split_logs"]
 
 logger = logging.getLogger(__name__)
 
 #: Logs of the private test splits carry no annotations.
 UNANNOTATED_PREFIX: Final = "private_test"
-
-
-@dataclass(frozen=True, slots=True)
-class SceneRef:
-    """Where a scene is found.
-
-    Attributes:
-        index: of the current frame in its log.
-        group, kind: as in :class:`irl_vla.scene.Scene`.
-    """
-
-    token: str
-    log_name: str
-    index: int
-    map_name: str
-    group: str
-    kind: str
 
 
 def split_logs(dataset: Dataset, split: str) -> list[str]:

@@ -47,6 +47,23 @@ class LogLayout:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class SceneRef:
+    """Where a scene is found.
+
+    Attributes:
+        index: of the current frame in its log.
+        group, kind: as in :class:`irl_vla.scene.Scene`.
+    """
+
+    token: str
+    log_name: str
+    index: int
+    map_name: str
+    group: str
+    kind: str
+
+
 def read_split(dataset: Dataset, name: str) -> Split:
     """Reads ``<splits_root>/<name>.yaml``, with its filter embedded or named the way the official files do it.
 

@@ -127,11 +127,12 @@ def map_raster(scene: Scene, map_view: MapView, config: TargetConfig) -> NDArray
 def meta_action(plan: Floats, speed_mps: float, config: TargetConfig) -> MetaAction:
     """Says in words what a plan does.
 
-    Speed: "stop" if it ends slower than ``stop_speed_mps``; "accelerate" or "decelerate" if the final speed
-    differs from the present one by at least ``speed_change_mps``; else "keep". Path: "left" or "right" if the heading changes by at
-    least ``turn_heading_rad``. Otherwise a lane change, if the final lateral offset exceeds, to its own side, that of a
-    circular arc with the same end heading by at least ``lane_change_m`` (so that following a bend is not one); else
-    "straight".
+    Speed: "stop" if it ends slower than ``stop_speed_mps``; "accelerate" or "decelerate" if the final speed differs
+    from the present one by at least ``speed_change_mps``; else "keep".
+
+    Path: "left" or "right" if the heading changes by at least ``turn_heading_rad``. Otherwise a lane change if the
+    final lateral offset exceeds, to its own side, that of a circular arc with the same end heading by at least
+    ``lane_change_m`` (so that following a bend is not one); else "straight".
 
     Args:
         plan: (8, 3) relative to the ego.
