@@ -29,7 +29,8 @@ from irl_vla.scene import SUBSCORES, SubScores
 from irl_vla.token_bank import TokenBank
 
 _HC: Final = SUBSCORES.index("hc")
-_LEARNED_COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
+#: EC, the last, is not learned.
+_LEARNED_COLUMNS: Final = slice(len(LEARNED))
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +52,23 @@ class ModelBackend:
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
         """Expected sub-scores; HC is computed from the rollout unless the configuration asks for the learned one."""
-        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
         scenes, slots, width = _by_scene(rows, plans.shape[1])
-        grouped = np.zeros((len(scenes), width, *plans.shape[2:]), np.float32)
+        grouped = np.zeros((len(scenes), width, *plans.shape[2:]))
         grouped[slots] = plans.reshape(-1, *plans.shape[2:])
         histories = self._bank.ego_history[scenes]
+        values = np.full((*grouped.shape[:2], len(SUBSCORES)), np.nan)
         step = max(1, self._config.plans_per_batch // width)
-        parts = []
         with torch.inference_mode():
             for start in range(0, len(scenes), step):
                 part = slice(start, start + step)
                 tokens = torch.from_numpy(self._bank.tokens(scenes[part]))
-                chunk = (torch.from_numpy(grouped[part]), torch.from_numpy(histories[part]))
-                parts.append(predict_subscores(self._models, tokens, *chunk).numpy())
-        values[..., _LEARNED_COLUMNS] = np.concatenate(parts)[slots].reshape(*plans.shape[:2], len(LEARNED))
+                asked = (torch.from_numpy(grouped[part]).float(), torch.from_numpy(histories[part]))
+                values[part, :, _LEARNED_COLUMNS] = predict_subscores(self._models, tokens, *asked).numpy()
         if self._config.computed_comfort:
-            history = self._bank.ego_history[rows].astype(np.float64)
-            values[..., _HC] = history_comforts(history, plans, self._bank.timestamp_us[rows])
-        return SubScores(values, np.ones(plans.shape[:2], np.bool_))
+            times_us = self._bank.timestamp_us[scenes]
+            values[..., _HC] = history_comforts(histories.astype(np.float64), grouped, times_us)
+        shape = plans.shape[:2]
+        return SubScores(values[slots].reshape(*shape, len(SUBSCORES)), np.ones(shape, np.bool_))
 
 
 class ScorerBackend:

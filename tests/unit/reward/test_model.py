@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+
+from irl_vla.reward.config import RewardModelConfig
+from irl_vla.reward.loss import LEARNED, LOGITS
+from irl_vla.reward.model import RewardWorldModel, plan_features, predict_subscores
+
+from .roads import LAYOUT, history, straight
+
+
+def model(queries=4, seed=0):
+    torch.manual_seed(seed)
+    return RewardWorldModel(LAYOUT, RewardModelConfig().with_overrides({"decoder.queries": queries})).eval()
+
+
+def inputs(scenes=3, plans=5):
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(scenes, LAYOUT.total, LAYOUT.width, generator=generator)
+    speeds = 4.0 + torch.arange(scenes)
+    histories = torch.from_numpy(np.stack([history(float(speed)) for speed in speeds])).float()
+    curves = np.linspace(-0.05, 0.05, plans)
+    each = np.stack([[straight(float(speed), -0.5, curve) for curve in curves] for speed in speeds])
+    return tokens, torch.from_numpy(each).float(), histories
+
+
+def features_of(plan, speed):
+    poses, ego = plan_features(
+        torch.from_numpy(plan).float()[None, None], torch.from_numpy(history(speed)).float()[None]
+    )
+    return poses[0, 0].numpy(), ego[0].numpy()
+
+
+def test_features_of_constant_speed_are_constant():
+    poses, ego = features_of(straight(10.0), 10.0)
+    np.testing.assert_allclose(poses[:, 0], 5.0 * np.arange(1, 9) / 20.0, rtol=1e-6)
+    np.testing.assert_allclose(poses[:, 3:5], 1.0, rtol=1e-5)  # cos of heading, 10 m/s
+    np.testing.assert_allclose(poses[:, [1, 2, 5, 6, 7, 8, 9]], 0.0, atol=1e-5)
+    np.testing.assert_allclose(ego, [1.0, 0, 0, 0])
+
+
+def test_features_of_braking_show_the_deceleration():
+    poses, _ = features_of(straight(12.0, -3.0), 12.0)
+    np.testing.assert_allclose(poses[1:, 6], -1.0, atol=1e-4)  # -3 m/s^2 in units of 3
+    np.testing.assert_allclose(poses[0, 6], -0.5, atol=1e-4)  # mean speed of the first half second
+
+
+def test_features_of_a_circle_show_its_turn_rate_and_no_lateral_speed():
+    poses, _ = features_of(straight(5.0, 0.0, 0.1), 5.0)
+    np.testing.assert_allclose(poses[:, 8], 1.0, rtol=1e-4)  # 0.5 rad/s in units of 0.5
+    np.testing.assert_allclose(poses[:, 5], 0.0, atol=1e-3)
+
+
+def test_features_do_not_jump_where_the_heading_wraps():
+    poses, _ = features_of(straight(5.0, 0.0, 0.2), 5.0)  # turns by 4 rad
+    np.testing.assert_allclose(poses[:, 8], 2.0, rtol=1e-4)
+    assert np.abs(poses).max() < 5.0
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4, 8])
+def test_logits_of_a_plan_do_not_depend_on_the_other_plans_or_scenes(queries):
+    net, (tokens, plans, histories) = model(queries), inputs()
+    with torch.inference_mode():
+        together = net(plans, histories, net.scene_keys(tokens))
+        alone = net(plans[1:2, 3:4], histories[1:2], net.scene_keys(tokens[1:2]))
+    assert together.shape == (3, 5, LOGITS)
+    torch.testing.assert_close(together[1:2, 3:4], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_scene_plan_and_speed_all_matter():
+    net, (tokens, plans, histories) = model(), inputs()
+    with torch.inference_mode():
+        base = net(plans, histories, net.scene_keys(tokens))
+        assert not torch.allclose(base, net(plans, histories, net.scene_keys(tokens.flip(0))), atol=1e-4)
+        assert not torch.allclose(base, net(plans + 0.5, histories, net.scene_keys(tokens)), atol=1e-4)
+        assert not torch.allclose(base, net(plans, histories * 0.5, net.scene_keys(tokens)), atol=1e-4)
+
+
+def test_every_kind_of_token_is_attended_to():
+    net, (tokens, plans, histories) = model(), inputs()
+    tokens.requires_grad_(True)
+    net(plans, histories, net.scene_keys(tokens)).square().sum().backward()
+    assert (tokens.grad.abs().sum((0, 2)) > 0).all()
+
+
+def test_an_ensemble_predicts_the_mean_of_its_members():
+    members, (tokens, plans, histories) = (model(seed=0), model(seed=1)), inputs()
+    with torch.inference_mode():
+        each = [predict_subscores((member,), tokens, plans, histories) for member in members]
+        both = predict_subscores(members, tokens, plans, histories)
+    assert both.shape == (3, 5, len(LEARNED))
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+    assert both.min() >= 0.0
+    assert both.max() <= 1.0
