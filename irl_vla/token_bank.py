@@ -4,6 +4,7 @@ From here on nothing touches an image. A row holds the packed scene tokens in ha
 rewards and fine-tuning need beside them. Whoever reads a bank checks the hash of the perception that wrote it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -275,8 +276,8 @@ def _to_arrow(values: NDArray[Any], name: str) -> Any:
     if name in _TEXT_COLUMNS:
         return pa.array(values.astype(str).tolist(), pa.string())
     if values.ndim > 1:
-        flat = np.ascontiguousarray(values.reshape(len(values), -1), np.float32)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+        flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
     return pa.array(values)
 
 

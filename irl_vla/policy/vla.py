@@ -119,13 +119,13 @@ def load_policy(folder: Path) -> tuple[Policy, PolicyConfig]:
 
 
 def load_chain(
-    folder: Path, *, perception_hash: str | None = None, sigma_floor_m: float | None = None
+    folder: Path, sigma_floor_m: float | None = None, *, perception_hash: str | None = None
 ) -> DenoisingChain:
     """Reads the denoising chain of a policy alone, for work on a token bank.
 
     Args:
-        perception_hash: of the bank; None accepts any.
         sigma_floor_m: another exploration floor than the checkpoint's.
+        perception_hash: of the bank; None accepts any.
 
     Raises:
         CheckpointError: if the checkpoint is missing, not whole, or of another perception.
