@@ -57,6 +57,7 @@ class Occupancy(NamedTuple):
         poses: (A, S, 3) box centres, global.
         corners: (A, S, 4, 2) their boxes, counter-clockwise.
         radii: (A,) half diagonals.
+        bounds: (A, 4) of their centres over all steps: x min, y min, x max, y max.
         present: (A, S) False where an object is absent.
         kinds: (A,) type value 0..6.
         speeds: (A,) speed when the object is first seen, which classifies it at every step.
@@ -66,6 +67,7 @@ class Occupancy(NamedTuple):
     poses: Floats
     corners: Floats
     radii: Floats
+    bounds: Floats
     present: Bools
     kinds: Ints
     speeds: Floats
@@ -111,12 +113,16 @@ def occupancy(
     """
     sizes = np.asarray(sizes, np.float64).reshape(-1, 2)
     poses = np.ascontiguousarray(poses, np.float64)
+    present = np.ascontiguousarray(present, np.bool_)
     corners = box_corners(poses, sizes[:, None, 0], sizes[:, None, 1])
+    low = np.where(present[:, :, None], poses[:, :, :2], np.inf).min(axis=1)
+    high = np.where(present[:, :, None], poses[:, :, :2], -np.inf).max(axis=1)
     return Occupancy(
         poses=poses,
         corners=np.ascontiguousarray(corners),
         radii=np.hypot(sizes[:, 0], sizes[:, 1]) / 2,
-        present=np.ascontiguousarray(present, np.bool_),
+        bounds=np.concatenate([low, high], axis=1),
+        present=present,
         kinds=np.ascontiguousarray(kinds, np.int64),
         speeds=np.hypot(first_velocity[:, 0], first_velocity[:, 1]),
         ignored=np.zeros(len(poses), np.bool_) if ignored is None else np.ascontiguousarray(ignored, np.bool_),
@@ -217,27 +223,37 @@ def collision_type(state: Floats, ego: Floats, objects: Occupancy, a: int, t: in
     return _FRONT if segment_meets_box(ego[0], ego[3], objects.corners[a, t]) else _LATERAL
 
 
-@compiled
-def _meets(ego: Floats, objects: Occupancy, a: int, t: int) -> bool:
-    """Whether an ego box (5, 2) overlaps or touches object ``a`` at step ``t``."""
-    if not objects.present[a, t]:
-        return False
-    dx, dy = ego[4, 0] - objects.poses[a, t, 0], ego[4, 1] - objects.poses[a, t, 1]
-    if dx * dx + dy * dy > (_RADIUS_M + objects.radii[a]) ** 2:
-        return False
-    return boxes_intersect(ego[:4], objects.corners[a, t])
+class _Sweep(NamedTuple):
+    """Where one rollout gets to.
+
+    Attributes:
+        boxes: (41, 5, 2) as of ``polygons.fill_ego_box``.
+        strides: (32, 4, 2) how far the ego gets from a step within the times that TTC tests; NaN where it stands.
+    """
+
+    boxes: Floats
+    strides: Floats
 
 
 @compiled
-def _first_collision(states: Floats, boxes: Floats, areas: Bools, objects: Occupancy, a: int) -> int:
+def _close(x: float, y: float, objects: Occupancy, a: int, t: int) -> bool:
+    """Whether object ``a`` exists at step ``t`` and an ego box centred at (x, y) could touch it."""
+    dx, dy = x - objects.poses[a, t, 0], y - objects.poses[a, t, 1]
+    return bool(objects.present[a, t] and dx * dx + dy * dy <= (_RADIUS_M + objects.radii[a]) ** 2)
+
+
+@compiled
+def _first_collision(states: Floats, sweep: _Sweep, areas: Bools, objects: Occupancy, a: int) -> int:
     """First step at which the ego is at fault for hitting object ``a``; -1 without one.
 
     The first contact decides: if the ego is not at fault, the object is ignored from then on.
     """
     for t in range(ROLLOUT_STEPS):
-        if not _meets(boxes[t], objects, a, t):
+        if not _close(sweep.boxes[t, 4, 0], sweep.boxes[t, 4, 1], objects, a, t):
             continue
-        kind = collision_type(states[t], boxes[t], objects, a, t)
+        if not boxes_intersect(sweep.boxes[t, :4], objects.corners[a, t]):
+            continue
+        kind = collision_type(states[t], sweep.boxes[t], objects, a, t)
         astray = areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE]
         at_fault = kind in (_FRONT, _STOPPED_TRACK) or (kind == _LATERAL and astray)
         return t if at_fault else -1
@@ -245,21 +261,20 @@ def _first_collision(states: Floats, boxes: Floats, areas: Bools, objects: Occup
 
 
 @compiled
-def _first_ttc_violation(states: Floats, boxes: Floats, areas: Bools, objects: Occupancy, a: int) -> int:
+def _first_ttc_violation(states: Floats, sweep: _Sweep, areas: Bools, objects: Occupancy, a: int) -> int:
     """First step from which driving straight on at constant speed leads into object ``a``; -1 without one."""
-    moved = np.empty((5, 2))
+    moved = np.empty((4, 2))
     for t in range(_TTC_STARTS):
-        speed = np.hypot(states[t, 3], states[t, 4])
-        if speed < _TTC_STOPPED_MPS:
-            continue
-        cos, sin = np.cos(states[t, 2]), np.sin(states[t, 2])
-        for offset in _TTC_OFFSETS:
-            distance = speed * (offset * STEP_S)
-            moved[:, 0] = boxes[t, :, 0] + distance * cos
-            moved[:, 1] = boxes[t, :, 1] + distance * sin
-            if not _meets(moved, objects, a, t + offset):
+        for f in range(len(_TTC_OFFSETS)):
+            s = t + _TTC_OFFSETS[f]
+            dx, dy = sweep.strides[t, f]
+            if not _close(sweep.boxes[t, 4, 0] + dx, sweep.boxes[t, 4, 1] + dy, objects, a, s):
                 continue
-            angle = angle_to(states[t], objects.poses[a, t + offset, 0], objects.poses[a, t + offset, 1])
+            for i in range(4):
+                moved[i, 0], moved[i, 1] = sweep.boxes[t, i, 0] + dx, sweep.boxes[t, i, 1] + dy
+            if not boxes_intersect(moved, objects.corners[a, s]):
+                continue
+            angle = angle_to(states[t], objects.poses[a, s, 0], objects.poses[a, s, 1])
             crossing = areas[t, MULTIPLE_LANES] or areas[t, NON_DRIVABLE] or areas[t, REAR_AXLE_IN_INTERSECTION]
             violated = angle < AHEAD_RAD or (crossing and not angle > BEHIND_RAD)
             # Any other first contact makes the evaluator ignore the object for the rest of the rollout.
@@ -268,20 +283,41 @@ def _first_ttc_violation(states: Floats, boxes: Floats, areas: Bools, objects: O
 
 
 @compiled
+def _fill_sweep(states: Floats, sweep: _Sweep) -> tuple[float, float, float, float]:
+    """Fills the sweep of states (41, 11); returns bounds of all centres that NC and TTC look at."""
+    x_low, y_low, x_high, y_high = np.inf, np.inf, -np.inf, -np.inf
+    for t in range(ROLLOUT_STEPS):
+        fill_ego_box(states[t], sweep.boxes[t])
+        speed = np.hypot(states[t, 3], states[t, 4])
+        cos, sin = np.cos(states[t, 2]), np.sin(states[t, 2])
+        for f in range(len(_TTC_OFFSETS)):
+            if t < _TTC_STARTS:
+                distance = speed * (_TTC_OFFSETS[f] * STEP_S) if speed >= _TTC_STOPPED_MPS else np.nan
+                sweep.strides[t, f, 0], sweep.strides[t, f, 1] = distance * cos, distance * sin
+        reach = speed * _TTC_OFFSETS[-1] * STEP_S
+        x, y = sweep.boxes[t, 4, 0], sweep.boxes[t, 4, 1]
+        x_low, x_high = min(x_low, x, x + reach * cos), max(x_high, x, x + reach * cos)
+        y_low, y_high = min(y_low, y, y + reach * sin), max(y_high, y, y + reach * sin)
+    return x_low, y_low, x_high, y_high
+
+
+@compiled
 def _score_contacts(rollouts: Floats, areas: Bools, objects: Occupancy, scores: ContactScores) -> None:
-    boxes = np.empty((ROLLOUT_STEPS, 5, 2))
+    sweep = _Sweep(np.empty((ROLLOUT_STEPS, 5, 2)), np.empty((_TTC_STARTS, len(_TTC_OFFSETS), 2)))
     for p in range(len(rollouts)):
-        for t in range(ROLLOUT_STEPS):
-            fill_ego_box(rollouts[p, t], boxes[t])
+        x_low, y_low, x_high, y_high = _fill_sweep(rollouts[p], sweep)
         for a in range(len(objects.kinds)):
-            if objects.ignored[a]:
+            margin = _RADIUS_M + objects.radii[a]
+            if objects.bounds[a, 0] > x_high + margin or objects.bounds[a, 2] < x_low - margin:
                 continue
-            step = _first_collision(rollouts[p], boxes, areas[p], objects, a)
+            if objects.ignored[a] or objects.bounds[a, 1] > y_high + margin or objects.bounds[a, 3] < y_low - margin:
+                continue
+            step = _first_collision(rollouts[p], sweep, areas[p], objects, a)
             if step >= 0:
                 scores.nc[p] = min(scores.nc[p], 0.0 if objects.kinds[a] < _AGENT_KINDS else 0.5)
                 if scores.collision_step[p] < 0 or step < scores.collision_step[p]:
                     scores.collision_step[p] = step
-            step = _first_ttc_violation(rollouts[p], boxes, areas[p], objects, a)
+            step = _first_ttc_violation(rollouts[p], sweep, areas[p], objects, a)
             if step >= 0:
                 scores.ttc[p] = 0.0
                 if scores.ttc_step[p] < 0 or step < scores.ttc_step[p]:

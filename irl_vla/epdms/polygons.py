@@ -78,24 +78,21 @@ def contains_point(vertices: Floats, start: int, stop: int, x: float, y: float) 
     """Whether (x, y) is strictly inside the closed ring ``vertices[start:stop]`` (any orientation, not convex)."""
     inside = False
     for i in range(start, stop - 1):
-        ax, ay = vertices[i, 0], vertices[i, 1]
-        bx, by = vertices[i + 1, 0], vertices[i + 1, 1]
-        if ax < x and bx < x:
+        ay, by = vertices[i, 1], vertices[i + 1, 1]
+        if (ay > y) == (by > y):
+            # No crossing of the ray to the right, but the point may still lie on the edge.
+            if by == y and vertices[i + 1, 0] == x:
+                return False
+            if ay == y and by == y and (vertices[i, 0] < x) != (vertices[i + 1, 0] < x):
+                return False
             continue
-        if bx == x and by == y:
+        if vertices[i, 0] < x and vertices[i + 1, 0] < x:
+            continue
+        orientation = side(vertices[i], vertices[i + 1], x, y)
+        if orientation == 0:
             return False
-        if ay == y and by == y:
-            if min(ax, bx) <= x <= max(ax, bx):
-                return False
-            continue
-        if (ay > y and by <= y) or (by > y and ay <= y):
-            orientation = side(vertices[i], vertices[i + 1], x, y)
-            if orientation == 0:
-                return False
-            if by < ay:
-                orientation = -orientation
-            if orientation > 0:
-                inside = not inside
+        if (orientation > 0) == (by > ay):
+            inside = not inside
     return inside
 
 
@@ -164,15 +161,40 @@ def box_meets_polygon(corners: Floats, vertices: Floats, start: int, stop: int) 
 
 
 @compiled
-def nearest_on_polyline(line: Floats, x: float, y: float) -> tuple[float, float]:
-    """Nearest point of a polyline.
+def segment_within(line: Floats, x: float, y: float, limit: float, hint: int) -> int:
+    """Index of a segment of a polyline (N, 2) no farther than ``limit`` from (x, y), -1 without one.
+
+    ``hint`` is tried first; a moving point mostly stays near the same segment.
+    """
+    count = len(line) - 1
+    for k in range(-1, count):
+        i = max(min(hint, count - 1), 0) if k < 0 else k
+        dx, dy = line[i + 1, 0] - line[i, 0], line[i + 1, 1] - line[i, 1]
+        px, py = x - line[i, 0], y - line[i, 1]
+        if px < min(dx, 0.0) - limit or px > max(dx, 0.0) + limit:
+            continue
+        if py < min(dy, 0.0) - limit or py > max(dy, 0.0) + limit:
+            continue
+        squared = dx * dx + dy * dy
+        fraction = 0.0
+        if squared > 0.0:
+            fraction = min(max((px * dx + py * dy) / squared, 0.0), 1.0)
+        ex, ey = px - fraction * dx, py - fraction * dy
+        if np.sqrt(ex * ex + ey * ey) <= limit:
+            return i
+    return -1
+
+
+@compiled
+def project_on_polyline(line: Floats, x: float, y: float) -> float:
+    """Projects a point on a polyline.
 
     Args:
         line: (N, 2) vertices; repeated vertices are legal.
         x, y: the point.
 
     Returns:
-        Distance to the polyline and arc length of the (first) nearest point, from 0 to the line's length.
+        Arc length of the (first) nearest point, from 0 to the line's length.
     """
     best, best_arc, arc = np.inf, 0.0, 0.0
     for i in range(len(line) - 1):
@@ -188,7 +210,7 @@ def nearest_on_polyline(line: Floats, x: float, y: float) -> tuple[float, float]
         if distance < best:
             best, best_arc = distance, arc + fraction * length
         arc += length
-    return np.sqrt(best), best_arc
+    return best_arc
 
 
 @compiled

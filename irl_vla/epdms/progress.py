@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from irl_vla.epdms.polygons import compiled, fill_ego_box, nearest_on_polyline
+from irl_vla.epdms.polygons import compiled, fill_ego_box, project_on_polyline
 from irl_vla.geometry import Floats
 
 _THRESHOLD_M: Final = 5.0
@@ -47,5 +47,5 @@ def _progress(rollouts: Floats, centerline: Floats, metres: Floats) -> None:
     for p in range(len(rollouts)):
         for end in range(2):
             fill_ego_box(rollouts[p, -end], box)
-            _, arcs[end] = nearest_on_polyline(centerline, box[4, 0], box[4, 1])
+            arcs[end] = project_on_polyline(centerline, box[4, 0], box[4, 1])
         metres[p] = max(0.0, arcs[1] - arcs[0])

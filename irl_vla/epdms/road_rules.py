@@ -11,7 +11,7 @@ from irl_vla.epdms.polygons import (
     compiled,
     contains_point,
     fill_ego_box,
-    nearest_on_polyline,
+    segment_within,
 )
 from irl_vla.epdms.records import POLYGON_LAYERS, ROLLOUT_STEPS, Polygons
 from irl_vla.geometry import PACIFICA, Floats
@@ -173,12 +173,12 @@ def _wrong_way_distance(boxes: Floats, areas: Bools, travelled: Floats) -> float
 @compiled
 def _keeps_lane(boxes: Floats, areas: Bools, centerline: Floats) -> bool:
     """False after 20 states beside the centreline; states in intersections neither count nor reset the count."""
-    count = 0
+    count, segment = 0, 0
     for k in range(ROLLOUT_STEPS):
         if areas[k, CENTRE_IN_INTERSECTION]:
             continue
-        distance, _ = nearest_on_polyline(centerline, boxes[k, 4, 0], boxes[k, 4, 1])
-        count = count + 1 if distance > _LANE_OFFSET_M else 0
+        segment = segment_within(centerline, boxes[k, 4, 0], boxes[k, 4, 1], _LANE_OFFSET_M, segment)
+        count = count + 1 if segment < 0 else 0
         if count >= _LANE_OFFSET_STEPS:
             return False
     return True
