@@ -67,7 +67,7 @@ class TargetConfig(Config):
         x_min_m, x_max_m, y_min_m, y_max_m: extent in the ego frame.
         cell_m: edge of one raster cell.
         line_width_m: drawn width of centrelines and lane boundaries.
-        stop_speed_mps: a plan that ends slower than this is "stop".
+        stop_speed_mps: a plan whose last half second is slower than this on average is "stop".
         speed_change_mps: change from the present to the final speed from which it is "accelerate" or "decelerate".
         turn_heading_rad: heading change over the plan from which the path is "left" or "right".
         lane_change_m: lateral offset beyond that of a plain curve from which the path is a lane change.
@@ -79,7 +79,7 @@ class TargetConfig(Config):
     y_max_m: float = 32.0
     cell_m: float = Field(default=1.0, gt=0)
     line_width_m: float = Field(default=1.0, gt=0)
-    stop_speed_mps: float = Field(default=0.5, ge=0)
+    stop_speed_mps: float = Field(default=1.0, ge=0)
     speed_change_mps: float = Field(default=1.5, gt=0)
     turn_heading_rad: float = Field(default=0.26, gt=0)
     lane_change_m: float = Field(default=1.75, gt=0)

@@ -1,6 +1,6 @@
 """Reads NAVSIM log pickles: lists of 2 Hz frame dicts, validated and converted frame by frame on demand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -236,7 +236,7 @@ def _boxes(raw: _RawFrame) -> Boxes:
         raw.get(key)
     boxes, velocity = raw.floats("gt_boxes", (None, 7)), raw.floats("gt_velocity_3d", (None, 3))
     names, track_tokens = raw.texts("gt_names"), raw.texts("track_tokens")
-    columns = (boxes, names, velocity, raw.sequence("instance_tokens"), track_tokens)
+    columns: tuple[Sized, ...] = (boxes, names, velocity, raw.sequence("instance_tokens"), track_tokens)
     lengths = {key: len(column) for key, column in zip(ANNOTATION_KEYS, columns, strict=True)}
     if len(set(lengths.values())) != 1:
         raw.fail("*", "five annotations of equal length", ", ".join(f"{key} {size}" for key, size in lengths.items()))

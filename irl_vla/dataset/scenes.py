@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.layout import Dataset, below
 from irl_vla.dataset.log import Log, read_log
 from irl_vla.dataset.splits import LogLayout, SceneRef, Split, read_layouts, read_split
 from irl_vla.errors import LogFormatError, SceneError
@@ -90,29 +90,33 @@ def load_scene(dataset: Dataset, split: str, token: str) -> Scene:
     Raises:
         SceneError: if the split has no such token.
     """
-    selection = read_split(dataset, split)
-    ref = _index(dataset, split, _folder_stamp(dataset, selection)).get(token)
+    split_path = below(dataset.splits_root, f"{split}.yaml", "split")
+    selection = _recent_split(dataset, split, split_path.stat().st_mtime_ns if split_path.is_file() else 0)
+    folder = dataset.log_folder(selection.data_split)
+    ref = _index(dataset, selection, folder.stat().st_mtime_ns if folder.is_dir() else 0).get(token)
     if ref is None:
         raise SceneError(f"{token}: expected in split {split!r}, not found")
-    path = dataset.log_folder(selection.data_split) / f"{ref.log_name}.pkl"
+    path = folder / f"{ref.log_name}.pkl"
     return _scene(selection, _recent_log(path, path.stat().st_mtime_ns, _annotated(selection)), ref)
 
 
-@lru_cache(maxsize=4)
-def _index(dataset: Dataset, split: str, stamp: tuple[int, int]) -> dict[str, SceneRef]:
-    del stamp  # only part of the cache's key: a new file in the folder makes a new index
-    return {ref.token: ref for ref in scene_refs(dataset, split)}
+@lru_cache(maxsize=8)
+def _recent_split(dataset: Dataset, name: str, modified_ns: int) -> Split:
+    del modified_ns  # only part of the cache's key, as below
+    return read_split(dataset, name)
+
+
+# Keyed by identity of the split (eq=False), which changes with its file; a new log changes the folder's time.
+@lru_cache(maxsize=8)
+def _index(dataset: Dataset, split: Split, folder_modified_ns: int) -> dict[str, SceneRef]:
+    del folder_modified_ns
+    return {ref.token: ref for ref in scene_refs(dataset, split.name)}
 
 
 @lru_cache(maxsize=4)
 def _recent_log(path: Path, modified_ns: int, annotated: bool) -> Log:
-    del modified_ns  # only part of the cache's key
+    del modified_ns
     return read_log(path, annotated=annotated)
-
-
-def _folder_stamp(dataset: Dataset, split: Split) -> tuple[int, int]:
-    folder = dataset.log_folder(split.data_split)
-    return folder.stat().st_mtime_ns, (dataset.splits_root / f"{split.name}.yaml").stat().st_mtime_ns
 
 
 def _annotated(split: Split) -> bool:

@@ -24,7 +24,7 @@ SECOND_STAGE_FIELDS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """A named selection of scenes.
 

@@ -27,8 +27,9 @@ from irl_vla.dataset.maps.layers import STORED_CRS
 from irl_vla.dataset.maps.reader import INDEX_NAME
 from irl_vla.errors import MapError
 
-#: GeoPackages record when they were written; a fixed date makes equal maps equal files.
-_WRITING_DATE: Final = "2024-01-01T00:00:00.000Z"
+#: GeoPackages record when they were written: a fixed date makes equal maps equal files. The file is renamed when whole,
+#: so that SQLite need not flush after every layer.
+_WRITING_OPTIONS: Final = {"OGR_CURRENT_DATE": "2024-01-01T00:00:00.000Z", "OGR_SQLITE_SYNCHRONOUS": "OFF"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +56,7 @@ def write_map(path: Path, content: MapContent, epsg: int) -> None:
     """
     _check_ids(path, content)
     transformer = pyproj.Transformer.from_crs(f"EPSG:{epsg}", STORED_CRS, always_xy=True)
-    with atomic_path(path) as temporary, _fixed_date():
+    with atomic_path(path) as temporary, _writing_options():
         temporary.unlink()  # GDAL wants to create the file itself
         for table in (*_lane_tables(content), *_block_tables(content), *_area_tables(content)):
             _write(temporary, table, transformer)
@@ -242,12 +243,12 @@ def _float(value: float | None) -> float:
 
 
 @contextmanager
-def _fixed_date() -> Iterator[None]:
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _WRITING_DATE})
+def _writing_options() -> Iterator[None]:
+    pyogrio.set_gdal_config_options(_WRITING_OPTIONS)
     try:
         yield
     finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+        pyogrio.set_gdal_config_options(dict.fromkeys(_WRITING_OPTIONS))
 
 
 def _check_ids(path: Path, content: MapContent) -> None:

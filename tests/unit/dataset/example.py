@@ -1,4 +1,4 @@
-"""A small data set made with the project's own writers: one straight road of two lanes, a connector, a lane behind it."""
+"""A small data set made with the project's own writers: a road of two lanes, a connector, and a lane behind it."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def line(x0, x1, y):
 
 
 def map_content():
-    """Lanes 11 (left, y 0..4) and 12 (right, y -4..0) over x 0..100, connector 31 from 12 to lane 13 over x 100..120."""
+    """Lanes 11 (y 0..4) and 12 (y -4..0) over x 0..100, connector 31 from lane 12 to lane 13 over x 100..120."""
     boundaries = {1: (0, 100, 4), 2: (0, 100, 0), 3: (0, 100, -4), 4: (100, 120, 0), 5: (100, 120, -4)}
     boundaries |= {6: (120, 200, 0), 7: (120, 200, -4)}
     return MapContent(
@@ -75,7 +75,7 @@ def frame(index, *, log=LOG, speed=10.0, cameras=True, lidar=True):
     return Frame(
         token=token,
         timestamp_us=1_000_000 + 500_000 * index,
-        ego=EgoStatus(np.array([*(ORIGIN + [x, -2.0]), 0.0]), np.array([speed, 0.0]), np.array([0.5, 0.0]), 1),
+        ego=EgoStatus(np.array([ORIGIN[0] + x, ORIGIN[1] - 2.0, 0.0]), np.array([speed, 0.0]), np.array([0.5, 0.0]), 1),
         objects=Boxes(
             boxes=np.array([[30.0 - x, 4.0, 0.8, 4.5, 1.9, 1.6, 0.1]]),
             names=("vehicle",),

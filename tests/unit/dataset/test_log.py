@@ -227,7 +227,7 @@ def test_private_test_logs_have_no_annotations(tmp_path, raw):
 
 
 def test_empty_annotations_may_be_empty_lists(tmp_path, raw):
-    raw[1]["anns"] = dict.fromkeys(raw[1]["anns"], [])
+    raw[1]["anns"] = {key: [] for key in raw[1]["anns"]}
     assert reading(tmp_path, raw).objects.boxes.shape == (0, 7)
 
 
@@ -237,7 +237,7 @@ def test_city_alias_and_unknown_city(tmp_path, raw):
     write_pickle(tmp_path / "log.pkl", raw)
     log = read_log(tmp_path / "log.pkl")
     assert log.map_name(0) == "us-nv-las-vegas-strip"
-    with pytest.raises(LogFormatError, match="frame 1: map_location: .*'berlin'"):
+    with pytest.raises(LogFormatError, match=r"frame 1: map_location: .*'berlin'"):
         log.map_name(1)
 
 

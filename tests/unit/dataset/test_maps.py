@@ -101,6 +101,7 @@ def test_all_layers_are_there_with_the_official_columns(written):
     assert crs == [(4326,)]
 
 
+@pytest.mark.filterwarnings("ignore:A geometry of type MULTIPOLYGON:RuntimeWarning")
 def test_one_part_multipolygon_is_a_polygon_and_two_parts_are_refused(copied, tmp_path):
     content = map_content()
     several = shapely.MultiPolygon([strip(0, 1, 20, 21), strip(5, 6, 20, 21)])
