@@ -9,7 +9,6 @@ from irl_vla.artifact import content_hash
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.log import LogMeta, write_log
-from irl_vla.dataset.maps import map_path, write_index, write_map
 from irl_vla.dataset.maps.content import (
     CITY_EPSG,
     AreaRow,
@@ -21,6 +20,7 @@ from irl_vla.dataset.maps.content import (
     MapContent,
     StopRow,
 )
+from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.scene import Boxes, Camera, EgoStatus, Frame

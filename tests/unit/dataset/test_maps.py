@@ -9,8 +9,9 @@ import shapely
 
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import open_dataset
-from irl_vla.dataset.maps import load_map, map_path, read_map, write_index, write_map
 from irl_vla.dataset.maps.content import CITY_EPSG, CITY_VERSION
+from irl_vla.dataset.maps.reader import load_map, read_map
+from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.errors import LogFormatError, MapError
 
 from .example import CITY, ORIGIN, line, map_content, strip

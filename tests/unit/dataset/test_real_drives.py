@@ -10,7 +10,7 @@ from irl_vla.dataset.config import DataConfig, SceneFilter, SensorConfig, Target
 from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.log import LogMeta, read_log, write_log
-from irl_vla.dataset.maps import load_map
+from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.dataset.splits import write_split
 from irl_vla.dataset.targets import build_targets

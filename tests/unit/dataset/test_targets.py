@@ -5,7 +5,7 @@ import pytest
 import shapely
 
 from irl_vla.dataset.config import TargetConfig
-from irl_vla.dataset.maps import load_map
+from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.dataset.targets import (
     PATH_ACTIONS,
