@@ -37,10 +37,8 @@ class GridConfig(Config):
         ):
             if count < 1 or abs(count * self.cell_m - (high - low)) > 1e-6:
                 raise ValueError(f"{axis} range [{low}, {high}] m must be a positive multiple of cell_m={self.cell_m}")
-            if count % 4:
-                raise ValueError(
-                    f"{count} cells along {axis}: must be a multiple of 4 (two strides of the BEV network)"
-                )
+            if count % 2:
+                raise ValueError(f"{count} cells along {axis}: must be even, cameras are lifted to half the resolution")
         return self
 
 
@@ -117,10 +115,8 @@ class LanguageConfig(Config):
     feed_forward: PositiveInt = 512
     vocabulary_size: int = Field(default=512, ge=272)
     corpus: tuple[str, ...] = (
-        "What is your driving decision for the next four seconds?",
-        "The navigation command is to go left. The navigation command is to go straight.",
-        "The navigation command is to go right. The navigation command is unknown.",
-        "The ego vehicle drives at 0.0 m/s. Command: left, straight, right, unknown.",
+        "What is your driving decision for the next four seconds? The ego vehicle drives at 0.0 m/s. Command: straight.",
+        "Command: left. Command: right. Command: unknown.",
     )
     max_instruction_tokens: PositiveInt = 32
     speed_actions: tuple[str, ...] = ("keep", "accelerate", "decelerate", "stop")
@@ -164,7 +160,7 @@ class PerceptionConfig(Config):
 
     Attributes:
         image_backbone_path: folder with a pretrained transformers backbone; None builds a small convolutional one.
-        image_channels: channels of its stages: the first at a quarter of the resolution, each further one at half of that.
+        image_channels: channels of its stages; the first at a quarter of the resolution, each further one halves it.
         pillar_heights_m: heights over each cell of the coarse grid at which image features are sampled.
         fine_channels: channels of the LiDAR features and the map of heads, at grid resolution.
         coarse_channels: channels at half of it, where camera and LiDAR are fused.

@@ -69,9 +69,6 @@ class SceneEncoder(nn.Module):
         coarse = (grid.rows // 2, grid.columns // 2)
         self.bev_tokens = PatchTokens(perception.coarse_channels, coarse, perception.bev_tokens, config)
         self.ego = EgoEncoder(config.width)
-        # Channels last: convolutions learn up to twice as fast on CPUs and tensor cores.
-        for module in (self.image, self.bev, self.detection, self.map):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
 
     def forward(self, batch: ObservationBatch) -> SceneTokens:
         """Scene tokens alone, as at inference."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone
+from transformers import AutoBackbone, AutoConfig
 
 from irl_vla.errors import ConfigError
 from irl_vla.policy.config import PerceptionConfig
@@ -62,7 +62,9 @@ def _load_backbone(path: Path) -> Any:
             f"{path}: expected a local transformers backbone (config.json and weights), found none; "
             "leave perception.image_backbone_path empty to train a small one"
         )
-    return AutoBackbone.from_pretrained(str(path), local_files_only=True)
+    # AutoBackbone.from_pretrained asks the hub even for a local folder, so the class is found by way of the config.
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True)
+    return type(AutoBackbone.from_config(config)).from_pretrained(str(path), local_files_only=True)
 
 
 def _stride(backbone: Any) -> int:
