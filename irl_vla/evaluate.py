@@ -13,10 +13,11 @@ from typing import Final
 
 import numpy as np
 import ray
+import torch
 from rich.table import Table
 
 from irl_vla.artifact import atomic_path
-from irl_vla.dataset.splits import SceneRef
+from irl_vla.dataset.scenes import SceneRef
 from irl_vla.epdms.comfort import extended_comfort
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import ScoredPlans, final_score, score_plans
@@ -24,7 +25,9 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.intervals import Interval, group_bootstrap
+from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.scene import SUBSCORES
+from irl_vla.token_bank import ORIGINAL, TokenBank
 
 #: A frame's extended comfort compares it with its predecessor at most this far back (spec section 17).
 MAX_PAIR_GAP_S: Final = 0.55
@@ -33,18 +36,28 @@ _LOGS_A_TASK: Final = 8
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class FrameId:
+    """A judged frame: its token, its log, its unit of independence and its scenario."""
+
+    token: str
+    log_name: str
+    group: str
+    kind: str
+
+
 @dataclass(frozen=True, eq=False)
 class SplitScores:
     """Scores of one policy, a row a frame.
 
     Attributes:
-        refs: the frames.
+        frames: which.
         subscores: (N, 9) after the human filter, ``SUBSCORES`` order; EC is NaN where a frame has no predecessor.
         score: (N,) final score.
         plans: (N, 8, 3).
     """
 
-    refs: tuple[SceneRef, ...]
+    frames: tuple[FrameId, ...]
     subscores: Floats
     score: Floats
     plans: Floats
@@ -52,7 +65,7 @@ class SplitScores:
     @property
     def groups(self) -> list[str]:
         """The unit of independence of every row."""
-        return [ref.group for ref in self.refs]
+        return [frame.group for frame in self.frames]
 
     def means(self) -> dict[str, float]:
         """Mean of every sub-score (EC over the frames that have it) and of the score."""
@@ -61,78 +74,106 @@ class SplitScores:
 
 
 def score_split(
-    store: PreparedStore, refs: Sequence[SceneRef], plans: Mapping[str, Floats], config: ScorerConfig
+    store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
 ) -> SplitScores:
     """Scores one plan a frame, in parallel over logs on Ray.
 
     Args:
         store: the prepared scenes of the split.
-        refs: the frames to score, any order; frames of a log are paired for EC by time.
+        frames: what to score, any order; frames of a log are paired for EC by time.
         plans: token to (8, 3) plan in the ego frame.
 
     Raises:
         SceneError: naming tokens without a plan, or whose plan is not finite.
     """
-    check_plans(refs, plans)
-    by_log: dict[str, list[SceneRef]] = defaultdict(list)
-    for ref in refs:
-        by_log[ref.log_name].append(ref)
-    logs = list(by_log.values())
+    check_plans(frames, plans)
+    logs = _by_log(frames)
     task = ray.remote(num_cpus=1)(_score_logs)
     shared = ray.put(store)
     pending = []
     for start in range(0, len(logs), _LOGS_A_TASK):
         part = logs[start : start + _LOGS_A_TASK]
-        needed = {ref.token: plans[ref.token] for group in part for ref in group}
+        needed = {frame.token: plans[frame.token] for group in part for frame in group}
         pending.append(task.remote(shared, part, needed, config))
-    parts = [scores for result in ray.get(pending) for scores in result]
-    return join_scores(parts)
+    return join_scores([scores for result in ray.get(pending) for scores in result])
+
+
+def score_here(
+    store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
+) -> SplitScores:
+    """As :func:`score_split`, in this process: inside a Ray worker, tasks could wait forever for a free CPU."""
+    check_plans(frames, plans)
+    return join_scores(_score_logs(store, _by_log(frames), plans, config))
 
 
 def score_log(
-    store: PreparedStore, refs: Sequence[SceneRef], plans: Mapping[str, Floats], config: ScorerConfig
+    store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
 ) -> SplitScores:
     """Scores the frames of one log in this process; a frame within 0.55 s of its predecessor gets EC."""
-    scenes = sorted(((store[ref.token], ref) for ref in refs), key=lambda pair: pair[0].time_us)
-    rows, previous = [], None
-    for scene, ref in scenes:
-        plan = np.asarray(plans[ref.token], np.float64)
-        scored = score_plans(scene, plan[None], config)
+    scenes = sorted(((store[frame.token], frame) for frame in frames), key=lambda pair: pair[0].time_us)
+    subscores, previous = [], None
+    for scene, frame in scenes:
+        scored = score_plans(scene, np.asarray(plans[frame.token], np.float64)[None], config)
         values = scored.filtered[0].copy()
         values[SUBSCORES.index("ec")] = _pair_comfort(scored, scene.time_us, previous)
-        rows.append((ref, values, plan))
+        subscores.append(values)
         previous = (scored, scene.time_us)
-    subscores = np.stack([values for _, values, _ in rows])
+    ordered = tuple(frame for _, frame in scenes)
+    stacked = np.stack(subscores)
     return SplitScores(
-        tuple(ref for ref, _, _ in rows), subscores, final_score(subscores), np.stack([plan for _, _, plan in rows])
+        ordered, stacked, final_score(stacked), np.stack([np.asarray(plans[frame.token]) for frame in ordered])
     )
 
 
 def join_scores(parts: Sequence[SplitScores]) -> SplitScores:
     """One record out of several disjoint ones."""
     return SplitScores(
-        tuple(ref for part in parts for ref in part.refs),
+        tuple(frame for part in parts for frame in part.frames),
         np.concatenate([part.subscores for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.plans for part in parts]),
     )
 
 
-def check_plans(refs: Sequence[SceneRef], plans: Mapping[str, Floats]) -> None:
+def check_plans(frames: Sequence[FrameId], plans: Mapping[str, Floats]) -> None:
     """Raises SceneError naming the frames whose plan is missing, of a wrong shape or not finite."""
-    missing = [ref.token for ref in refs if ref.token not in plans]
+    missing = [frame.token for frame in frames if frame.token not in plans]
     if missing:
-        raise SceneError(f"{len(missing)} of {len(refs)} frames have no plan, the first: {', '.join(missing[:3])}")
-    for ref in refs:
-        plan = np.asarray(plans[ref.token])
+        raise SceneError(f"{len(missing)} of {len(frames)} frames have no plan, the first: {', '.join(missing[:3])}")
+    for frame in frames:
+        plan = np.asarray(plans[frame.token])
         if plan.shape != (8, 3) or not np.isfinite(plan).all():
-            raise SceneError(f"{ref.token}: expected a finite (8, 3) plan, found shape {plan.shape}: {plan.tolist()}")
+            raise SceneError(f"{frame.token}: expected a finite (8, 3) plan, found shape {plan.shape}: {plan.tolist()}")
+
+
+def frames_of_refs(refs: Sequence[SceneRef]) -> list[FrameId]:
+    """The frames of a data split."""
+    return [FrameId(ref.token, ref.log_name, ref.group, ref.kind) for ref in refs]
+
+
+def frames_of_bank(bank: TokenBank) -> list[FrameId]:
+    """The original views of a token bank."""
+    columns = (bank.token, bank.log_name, bank.group, bank.kind)
+    return [FrameId(*(str(column[row]) for column in columns)) for row in np.flatnonzero(bank.view == ORIGINAL)]
+
+
+def bank_plans(chain: DenoisingChain, bank: TokenBank, rows_per_batch: int = 128) -> dict[str, Floats]:
+    """Deterministic plans for the original views of a bank, by token."""
+    plans: dict[str, Floats] = {}
+    originals = np.flatnonzero(bank.view == ORIGINAL)
+    with torch.inference_mode():
+        for start in range(0, len(originals), rows_per_batch):
+            rows = originals[start : start + rows_per_batch]
+            keys = chain.planner.scene_keys(torch.from_numpy(bank.tokens(rows)))
+            for row, plan in zip(rows, chain.plans(keys)[:, 0].numpy(), strict=True):
+                plans[str(bank.token[row])] = plan.astype(np.float64)
+    return plans
 
 
 def difference(better: SplitScores, baseline: SplitScores, rng: np.random.Generator, samples: int) -> Interval:
     """Paired difference of the final score, frame by frame, with its interval over groups."""
-    position = {ref.token: index for index, ref in enumerate(baseline.refs)}
-    order = [position[ref.token] for ref in better.refs]
+    position = {frame.token: index for index, frame in enumerate(baseline.frames)}
+    order = [position[frame.token] for frame in better.frames]
     return group_bootstrap(better.score - baseline.score[order], better.groups, rng, samples)
 
 
@@ -187,11 +228,18 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def frame_rows(name: str, split: SplitScores) -> list[dict[str, object]]:
     """One row a frame for the CSV: token, log, group, kind, sub-scores and score."""
     return [
-        {"policy": name, "token": ref.token, "log": ref.log_name, "group": ref.group, "kind": ref.kind}
+        {"policy": name, "token": frame.token, "log": frame.log_name, "group": frame.group, "kind": frame.kind}
         | dict(zip(SUBSCORES, values.tolist(), strict=True))
         | {"score": float(score)}
-        for ref, values, score in zip(split.refs, split.subscores, split.score, strict=True)
+        for frame, values, score in zip(split.frames, split.subscores, split.score, strict=True)
     ]
+
+
+def _by_log(frames: Sequence[FrameId]) -> list[list[FrameId]]:
+    logs: dict[str, list[FrameId]] = defaultdict(list)
+    for frame in frames:
+        logs[frame.log_name].append(frame)
+    return list(logs.values())
 
 
 def _pair_comfort(scored: ScoredPlans, time_us: int, previous: tuple[ScoredPlans, int] | None) -> float:
@@ -204,6 +252,6 @@ def _pair_comfort(scored: ScoredPlans, time_us: int, previous: tuple[ScoredPlans
 
 
 def _score_logs(
-    store: PreparedStore, logs: Sequence[Sequence[SceneRef]], plans: Mapping[str, Floats], config: ScorerConfig
+    store: PreparedStore, logs: Sequence[Sequence[FrameId]], plans: Mapping[str, Floats], config: ScorerConfig
 ) -> list[SplitScores]:
-    return [score_log(store, refs, plans, config) for refs in logs]
+    return [score_log(store, frames, plans, config) for frames in logs]

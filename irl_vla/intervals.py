@@ -41,7 +41,7 @@ def group_bootstrap(
     if len(names) < 2:
         raise ValueError(f"a bootstrap over groups needs at least two groups, found {len(names)}")
     sizes = np.bincount(membership)
-    sums = np.stack([np.bincount(membership, weights=row) for row in values])
+    sums = np.stack([np.bincount(membership, weights=row).astype(np.float64) for row in values])
     draws = _draws(rng, sums, sizes, samples)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))

@@ -1,0 +1,120 @@
+"""Search over the reward weights: short fine-tunings, ranked by the true score on the validation split.
+
+A trial is stage 3 with other weights; token banks, labels and the reward model are shared and read-only.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ray import tune
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from irl_vla.artifact import write_text
+from irl_vla.errors import ClusterError
+from irl_vla.rl.config import SweepConfig
+from irl_vla.rl.finetune import Watch, finetune, read_history
+from irl_vla.rl.task import TaskSpec
+from irl_vla.rl.validation import ValidationSpec, open_validator
+from irl_vla.tracking import TrackingConfig, stage_run
+
+METRIC: Final = "epdms"
+_AXES: Final = ("safety", "comfort", "efficiency")
+_RESULT: Final = "result.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """What every trial shares.
+
+    Attributes:
+        spec: fine-tuning as configured; a trial changes weights and the number of iterations.
+        folder: one folder a trial below ``trials``, Tune's own state below ``tune``.
+        root: the experiment's folder, where the tracking store lies.
+        name: the experiment's name, title of the parent run.
+    """
+
+    spec: TaskSpec
+    validation: ValidationSpec
+    config: SweepConfig
+    tracking: TrackingConfig
+    folder: Path
+    root: Path
+    name: str
+
+
+def sweep(job: SweepJob) -> list[dict[str, Any]]:
+    """Runs the search, or what is left of an interrupted one.
+
+    Returns:
+        One row a trial, best true score first: weights, sub-scores and EPDMS of its best checkpoint.
+
+    Raises:
+        ClusterError: if a trial failed; the command again retries it.
+    """
+    state = (job.folder / "tune").resolve()
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"CPU": 1})
+    if tune.Tuner.can_restore(str(state)):
+        tuner = tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = _new_tuner(job, trainable, state)
+    results = tuner.fit()
+    if results.errors:
+        raise ClusterError(
+            f"sweep: {len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}; "
+            "run the command again to retry them"
+        )
+    return ranked([json.loads(path.read_text()) for path in sorted(job.folder.glob(f"trials/*/{_RESULT}"))])
+
+
+def ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by true score, best first; equal scores by weights, so that the order is always the same."""
+    return sorted((dict(row) for row in rows), key=lambda row: (-row[METRIC], *(row[axis] for axis in _AXES)))
+
+
+def trial_name(weights: Mapping[str, float]) -> str:
+    """Folder and run name of a trial, e.g. ``s1.00-c0.50-e2.00``."""
+    return "-".join(f"{axis[0]}{weights[axis]:.2f}" for axis in _AXES)
+
+
+def run_trial(settings: dict[str, float], job: SweepJob) -> None:
+    """One trial, in a Tune worker; resumable like any fine-tuning."""
+    weights = job.spec.config.weights.with_overrides(settings)
+    config = job.spec.config.with_overrides(
+        {"weights": weights.model_dump(), "iterations": job.config.iterations, "env_runners": 0}
+    )
+    spec = replace(job.spec, config=config)
+    name = trial_name(settings)
+    folder = job.folder / "trials" / name
+    with stage_run(job.tracking, job.root, job.name, f"sweep/{name}", {"weights": weights.model_dump()}) as run:
+        finetune(Watch(spec, folder, open_validator(job.validation), run.metrics))
+    best = max(read_history(folder), key=lambda row: row["finetune/val_epdms"])
+    scores = {key.removeprefix("finetune/val_"): value for key, value in best.items() if "val_" in key}
+    row = {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
+    write_text(folder / _RESULT, json.dumps(row, indent=1))
+    tune.report({METRIC: scores[METRIC]})
+
+
+def _new_tuner(job: SweepJob, trainable: Any, state: Path) -> tune.Tuner:
+    ranges = {axis: getattr(job.config, axis) for axis in _AXES}
+    space = {axis: tune.loguniform(*bounds) for axis, bounds in ranges.items()}
+    search = OptunaSearch(
+        space,
+        metric=METRIC,
+        mode="max",
+        points_to_evaluate=[dict.fromkeys(_AXES, 1.0)],
+        seed=job.spec.seed,
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=ConcurrencyLimiter(search, job.config.concurrent), num_samples=job.config.trials
+        ),
+        run_config=tune.RunConfig(name=state.name, storage_path=str(state.parent), verbose=1),
+    )

@@ -1,0 +1,153 @@
+"""The whole of stage 3 on a micro bank: same chains on both paths, resume, and that it learns."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from irl_vla.errors import CheckpointError, ConfigError
+from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.vla import load_chain
+from irl_vla.rl.env import by_chain
+from irl_vla.rl.finetune import Watch, finetune, planner_chain, read_history
+from irl_vla.rl.ppo import ppo_config
+from irl_vla.rl.task import TaskSpec, open_task
+
+from .micro import deterministic_end
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def make_watch(spec: TaskSpec, reported: list[dict[str, float]]) -> Watch:
+    bank = open_task(spec).bank
+
+    def validate(chain: DenoisingChain) -> dict[str, float]:
+        end = deterministic_end(chain, bank.tokens(np.arange(len(bank))))
+        return {"epdms": float(np.exp(-abs(end - 30) / 10))}
+
+    return Watch(spec, spec.policy.parent / "finetune", validate, lambda metrics, step: reported.append(dict(metrics)))
+
+
+def weights_of(algorithm: object) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in planner_chain(algorithm).planner.parameters()]
+
+
+def test_the_stock_runner_gives_the_chains_of_the_fast_path(spec: TaskSpec) -> None:
+    fast = ppo_config(spec).build_algo()
+    stock = ppo_config(spec).env_runners(env_runner_cls=SingleAgentEnvRunner).build_algo()
+    try:
+        batch = fast.env_runner.sample_chains(0)
+        episodes = stock.env_runner.sample(num_episodes=open_task(spec).chain_count, random_actions=False)
+        assert len(episodes) == batch.earnings.reward.size
+        by_number = {int(episode.get_observations(0)["chain"][1]): episode for episode in episodes}
+        x = by_chain_states(batch.x)
+        rewards = by_chain(batch.earnings.reward)
+        sigma = fast.env_runner.module.chain.sigma
+        for number, episode in by_number.items():
+            np.testing.assert_allclose(episode.get_observations()["x"], x[number], atol=2e-5)
+            assert episode.get_return() == pytest.approx(rewards[number], abs=1e-5)
+            mean = by_chain_states(batch.mean)[number]
+            expected = torch.distributions.Normal(torch.from_numpy(mean), sigma[1:].flip(0)[:, None])
+            log_probability = expected.log_prob(torch.from_numpy(x[number][1:])).sum(-1)
+            found = episode.get_extra_model_outputs(Columns.ACTION_LOGP)
+            np.testing.assert_allclose(found, log_probability, rtol=1e-3, atol=1e-2)
+    finally:
+        fast.stop()
+        stock.stop()
+
+
+def by_chain_states(values: np.ndarray) -> np.ndarray:
+    """(S, M, G, ...) in chain order."""
+    return values.swapaxes(1, 2).reshape(-1, *values.shape[3:])
+
+
+def test_stopped_and_resumed_equals_straight(spec: TaskSpec) -> None:
+    straight = ppo_config(spec).build_algo()
+    for _ in range(4):
+        straight.train()
+    expected = weights_of(straight)
+    straight.stop()
+
+    half = replace(spec, config=spec.config.with_overrides({"iterations": 2}))
+    reported: list[dict[str, float]] = []
+    finetune(make_watch(half, reported))
+    finetune(make_watch(spec, reported))
+    history = read_history(spec.policy.parent / "finetune")
+    assert [row["iteration"] for row in history] == [0, 2, 4]
+
+    resumed = ppo_config(spec).build_algo()
+    state = next((spec.policy.parent / "finetune").glob("state-*"))
+    resumed.restore_from_path(str(state))
+    for found, wanted in zip(weights_of(resumed), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    resumed.stop()
+
+
+def test_it_learns_what_is_paid_and_keeps_the_best(spec: TaskSpec) -> None:
+    config = spec.config.with_overrides(
+        {
+            "iterations": 30,
+            "scenes_per_iteration": 12,
+            "chains_per_scene": 8,
+            "validate_every": 10,
+            "checkpoint_every": 10,
+            "lr": 1e-3,
+            "behaviour_cloning": 0.0,
+            "advantage": "both",
+            "pair_frames": False,
+        }
+    )
+    spec = replace(spec, config=config)
+    reported: list[dict[str, float]] = []
+    best = finetune(make_watch(spec, reported))
+    validations = [row["finetune/val_epdms"] for row in reported if "finetune/val_epdms" in row]
+    assert max(validations) > validations[0] + 0.1
+    assert all(np.isfinite(value) for row in reported for value in row.values())
+    bank = open_task(spec).bank
+    end = deterministic_end(load_chain(best), bank.tokens(np.arange(len(bank))))
+    assert np.exp(-abs(end - 30) / 10) == pytest.approx(max(validations), abs=1e-4)
+
+
+def test_the_pull_keeps_the_policy_at_home(spec: TaskSpec) -> None:
+    moved = []
+    for pull in (0.0, 100.0):
+        config = spec.config.with_overrides({"behaviour_cloning": pull, "lr": 1e-3})
+        algorithm = ppo_config(replace(spec, config=config)).build_algo()
+        before = weights_of(algorithm)
+        bank = open_task(spec).bank
+        tokens = bank.tokens(np.arange(len(bank)))
+        start = deterministic_end(planner_chain(algorithm), tokens)
+        for _ in range(6):
+            algorithm.train()
+        assert any((a != b).any() for a, b in zip(before, weights_of(algorithm), strict=True))
+        moved.append(abs(deterministic_end(planner_chain(algorithm), tokens) - start))
+        algorithm.stop()
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_runners_on_other_processes_start_from_the_same_weights(spec: TaskSpec) -> None:
+    algorithm = ppo_config(spec).build_algo()
+    learner = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped().chain.state_dict()
+    runner = algorithm.env_runner.module.chain.state_dict()
+    for name, tensor in learner.items():
+        torch.testing.assert_close(tensor, runner[name])
+    algorithm.stop()
+
+
+def test_unfit_inputs_are_named(spec: TaskSpec) -> None:
+    odd = spec.config.with_overrides({"minibatches": 3})
+    with pytest.raises(ConfigError, match="must divide"):
+        ppo_config(replace(spec, config=odd))
+    with pytest.raises(CheckpointError, match="pretrain"):
+        ppo_config(replace(spec, policy=spec.policy / "nothing"))
