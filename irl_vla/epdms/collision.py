@@ -210,7 +210,7 @@ def collision_type(state: Floats, ego: Floats, objects: Occupancy, a: int, t: in
 
     Args:
         state: (11,) ego state at that step.
-        ego: (5, 2) its box as of ``polygons.fill_ego_box``.
+        ego: (6, 2) its box as of ``polygons.fill_ego_box``.
         objects: the traffic.
         a, t: object and step.
     """
@@ -227,7 +227,7 @@ class _Sweep(NamedTuple):
     """Where one rollout gets to.
 
     Attributes:
-        boxes: (41, 5, 2) as of ``polygons.fill_ego_box``.
+        boxes: (41, 6, 2) as of ``polygons.fill_ego_box``.
         strides: (32, 4, 2) how far the ego gets from a step within the times that TTC tests; NaN where it stands.
     """
 
@@ -303,7 +303,7 @@ def _fill_sweep(states: Floats, sweep: _Sweep) -> tuple[float, float, float, flo
 
 @compiled
 def _score_contacts(rollouts: Floats, areas: Bools, objects: Occupancy, scores: ContactScores) -> None:
-    sweep = _Sweep(np.empty((ROLLOUT_STEPS, 5, 2)), np.empty((_TTC_STARTS, len(_TTC_OFFSETS), 2)))
+    sweep = _Sweep(np.empty((ROLLOUT_STEPS, 6, 2)), np.empty((_TTC_STARTS, len(_TTC_OFFSETS), 2)))
     for p in range(len(rollouts)):
         x_low, y_low, x_high, y_high = _fill_sweep(rollouts[p], sweep)
         for a in range(len(objects.kinds)):
@@ -326,7 +326,7 @@ def _score_contacts(rollouts: Floats, areas: Bools, objects: Occupancy, scores: 
 
 @compiled
 def _score_red_lights(rollouts: Floats, lights: RedLights, tlc: Floats) -> None:
-    box = np.empty((5, 2))
+    box = np.empty((6, 2))
     for p in range(len(rollouts)):
         for t in range(ROLLOUT_STEPS):
             fill_ego_box(rollouts[p, t], box)

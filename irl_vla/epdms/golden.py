@@ -270,7 +270,7 @@ def _check_collision_types(folder: Path) -> Iterator[Observation]:
     for row in read_rows(folder, "collision_type_cases"):
         pose = np.array([row["obj_x"], row["obj_y"], row["obj_heading"]])
         objects = _object(row, np.broadcast_to(pose, (ROLLOUT_STEPS, 3)))
-        state, box = np.array(row["ego_state"]), np.empty((5, 2))
+        state, box = np.array(row["ego_state"]), np.empty((6, 2))
         fill_ego_box(state, box)
         kind = CollisionType(collision_type(state, box, objects, 0, 0))
         angle = angle_to(state, row["obj_x"], row["obj_y"])

@@ -74,26 +74,38 @@ def side(a: Floats, b: Floats, px: float, py: float) -> int:
 
 
 @compiled
-def contains_point(vertices: Floats, start: int, stop: int, x: float, y: float) -> bool:
-    """Whether (x, y) is strictly inside the closed ring ``vertices[start:stop]`` (any orientation, not convex)."""
-    inside = False
+def points_inside(points: Floats, vertices: Floats, start: int, stop: int) -> int:
+    """Which points are strictly inside a polygon.
+
+    Args:
+        points: (n, 2), n < 60, close together: edges above or below all of them are skipped at once.
+        vertices: (V, 2), of which ``vertices[start:stop]`` is the polygon's closed ring (any orientation, any shape).
+
+    Returns:
+        Bit mask, bit i for point i.
+    """
+    low, high = np.inf, -np.inf
+    for k in range(len(points)):
+        low, high = min(low, points[k, 1]), max(high, points[k, 1])
+    inside, on_edge = 0, 0
     for i in range(start, stop - 1):
         ay, by = vertices[i, 1], vertices[i + 1, 1]
-        if (ay > y) == (by > y):
-            # No crossing of the ray to the right, but the point may still lie on the edge.
-            if by == y and vertices[i + 1, 0] == x:
-                return False
-            if ay == y and by == y and (vertices[i, 0] < x) != (vertices[i + 1, 0] < x):
-                return False
+        if (ay < low and by < low) or (ay > high and by > high):
             continue
-        if vertices[i, 0] < x and vertices[i + 1, 0] < x:
-            continue
-        orientation = side(vertices[i], vertices[i + 1], x, y)
-        if orientation == 0:
-            return False
-        if (orientation > 0) == (by > ay):
-            inside = not inside
-    return inside
+        ax, bx = vertices[i, 0], vertices[i + 1, 0]
+        for k in range(len(points)):
+            x, y = points[k, 0], points[k, 1]
+            if (ay > y) != (by > y):
+                if ax < x and bx < x:
+                    continue  # the ray to the right starts beyond the edge
+                orientation = side(vertices[i], vertices[i + 1], x, y)
+                if orientation == 0:
+                    on_edge |= 1 << k
+                elif (orientation > 0) == (by > ay):
+                    inside ^= 1 << k
+            elif by == y and (bx == x or (ay == y and (ax < x) != (bx < x))):
+                on_edge |= 1 << k
+    return inside & ~on_edge
 
 
 @compiled
@@ -152,7 +164,7 @@ def segment_meets_box(a: Floats, b: Floats, corners: Floats) -> bool:
 @compiled
 def box_meets_polygon(corners: Floats, vertices: Floats, start: int, stop: int) -> bool:
     """Whether the box with counter-clockwise ``corners`` (4, 2) and the ring ``vertices[start:stop]`` meet."""
-    if contains_point(vertices, start, stop, corners[0, 0], corners[0, 1]):
+    if points_inside(corners[:1], vertices, start, stop):
         return True
     meets = False
     for i in range(start, stop - 1):
@@ -215,9 +227,9 @@ def project_on_polyline(line: Floats, x: float, y: float) -> float:
 
 @compiled
 def fill_ego_box(state: Floats, box: Floats) -> None:
-    """Writes the ego's box at a state (11,) to ``box`` (5, 2).
+    """Writes the ego's box at a state (11,) to ``box`` (6, 2).
 
-    Rows: front-left, rear-left, rear-right, front-right (counter-clockwise), centre.
+    Rows: front-left, rear-left, rear-right, front-right (counter-clockwise), centre, rear axle.
     """
     cos, sin = np.cos(state[2]), np.sin(state[2])
     x, y = state[0] + _REAR_TO_CENTRE_M * cos, state[1] + _REAR_TO_CENTRE_M * sin
@@ -227,3 +239,4 @@ def fill_ego_box(state: Floats, box: Floats) -> None:
         box[i, 0] = x + along * cos - across * sin
         box[i, 1] = y + along * sin + across * cos
     box[4, 0], box[4, 1] = x, y
+    box[5, 0], box[5, 1] = state[0], state[1]

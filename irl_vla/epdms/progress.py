@@ -43,7 +43,7 @@ def normalise_progress(progress_m: Floats, multiplier: Floats, best_m: Floats | 
 
 @compiled
 def _progress(rollouts: Floats, centerline: Floats, metres: Floats) -> None:
-    box, arcs = np.empty((5, 2)), np.empty(2)
+    box, arcs = np.empty((6, 2)), np.empty(2)
     for p in range(len(rollouts)):
         for end in range(2):
             fill_ego_box(rollouts[p, -end], box)

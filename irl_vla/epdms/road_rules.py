@@ -9,8 +9,8 @@ from irl_vla.epdms.polygons import (
     Ints,
     bounding_boxes,
     compiled,
-    contains_point,
     fill_ego_box,
+    points_inside,
     segment_within,
 )
 from irl_vla.epdms.records import POLYGON_LAYERS, ROLLOUT_STEPS, Polygons
@@ -39,7 +39,10 @@ _WRONG_WAY_MINOR_M: Final = 2.0
 _WRONG_WAY_MAJOR_M: Final = 6.0
 _LANE_OFFSET_M: Final = 0.5
 _LANE_OFFSET_STEPS: Final = 20
-_ALL_CORNERS: Final = 0b1111
+#: Bits of the rows of an ego box.
+_CORNERS: Final = 0b001111
+_CENTRE: Final = 0b010000
+_REAR_AXLE: Final = 0b100000
 
 
 class RoadGeometry(NamedTuple):
@@ -104,11 +107,6 @@ def score_road_rules(rollouts: Floats, roads: RoadGeometry) -> RoadScores:
 
 
 @compiled
-def _near(bounds: Floats, x: float, y: float, margin: float) -> bool:
-    return bool(bounds[0] - margin <= x <= bounds[2] + margin and bounds[1] - margin <= y <= bounds[3] + margin)
-
-
-@compiled
 def _polygons_near(states: Floats, bounds: Floats, near: Ints) -> int:
     """Writes the polygons whose bounds come within a vehicle length of a rollout (41, 11); returns their number."""
     x_low, x_high = states[:, 0].min() - _REACH_M, states[:, 0].max() + _REACH_M
@@ -122,39 +120,27 @@ def _polygons_near(states: Floats, bounds: Floats, near: Ints) -> int:
 
 
 @compiled
-def _corners_inside(box: Floats, skip: int, polygon: int, roads: RoadGeometry) -> int:
-    """Bit mask of the corners of ``box`` strictly inside a polygon; those in the mask ``skip`` are not looked at."""
-    mask = 0
-    start, stop = roads.offsets[polygon], roads.offsets[polygon + 1]
-    for i in range(4):
-        x, y = box[i, 0], box[i, 1]
-        if not skip & (1 << i) and _near(roads.bounds[polygon], x, y, 0.0):
-            mask |= contains_point(roads.vertices, start, stop, x, y) << i
-    return mask
-
-
-@compiled
-def _classify_state(state: Floats, box: Floats, near: Ints, roads: RoadGeometry, flags: Bools) -> None:
-    """Sets the area flags (5,) of one state (11,) with ego box (5, 2), given the polygons that may matter."""
+def _classify_state(box: Floats, near: Ints, roads: RoadGeometry, flags: Bools) -> None:
+    """Sets the area flags (5,) of one ego box (6, 2), given the polygons that may matter."""
     x, y = box[4, 0], box[4, 1]
     drivable, lanes, lane_holds_all, on_course = 0, 0, False, False
     for i in near:
-        if not _near(roads.bounds[i], x, y, _REACH_M):
+        if x < roads.bounds[i, 0] - _REACH_M or x > roads.bounds[i, 2] + _REACH_M:
             continue
-        start, stop = roads.offsets[i], roads.offsets[i + 1]
+        if y < roads.bounds[i, 1] - _REACH_M or y > roads.bounds[i, 3] + _REACH_M:
+            continue
+        mask = points_inside(box, roads.vertices, roads.offsets[i], roads.offsets[i + 1])
         if roads.layer[i] in (_LANE, _LANE_CONNECTOR):
-            mask = _corners_inside(box, 0, i, roads)
-            lanes += mask != 0
-            lane_holds_all |= mask == _ALL_CORNERS
-            if roads.on_route[i] and not on_course and _near(roads.bounds[i], x, y, 0.0):
-                on_course = contains_point(roads.vertices, start, stop, x, y)
+            lanes += (mask & _CORNERS) != 0
+            lane_holds_all |= (mask & _CORNERS) == _CORNERS
+            on_course |= roads.on_route[i] and (mask & _CENTRE) != 0
             continue
-        drivable |= _corners_inside(box, drivable, i, roads)
+        drivable |= mask
         if roads.layer[i] == _INTERSECTION:
-            flags[CENTRE_IN_INTERSECTION] |= contains_point(roads.vertices, start, stop, x, y)
-            flags[REAR_AXLE_IN_INTERSECTION] |= contains_point(roads.vertices, start, stop, state[0], state[1])
+            flags[CENTRE_IN_INTERSECTION] |= (mask & _CENTRE) != 0
+            flags[REAR_AXLE_IN_INTERSECTION] |= (mask & _REAR_AXLE) != 0
     flags[MULTIPLE_LANES] = lanes > 1 and not lane_holds_all
-    flags[NON_DRIVABLE] = drivable != _ALL_CORNERS
+    flags[NON_DRIVABLE] = (drivable & _CORNERS) != _CORNERS
     flags[ONCOMING] = not on_course
 
 
@@ -186,13 +172,13 @@ def _keeps_lane(boxes: Floats, areas: Bools, centerline: Floats) -> bool:
 
 @compiled
 def _score_rules(rollouts: Floats, roads: RoadGeometry, areas: Bools, ddc: Floats, lk: Floats) -> None:
-    near, boxes = np.empty(len(roads.bounds), np.int64), np.empty((ROLLOUT_STEPS, 5, 2))
+    near, boxes = np.empty(len(roads.bounds), np.int64), np.empty((ROLLOUT_STEPS, 6, 2))
     travelled = np.empty(ROLLOUT_STEPS)
     for p in range(len(rollouts)):
         count = _polygons_near(rollouts[p], roads.bounds, near)
         for k in range(ROLLOUT_STEPS):
             fill_ego_box(rollouts[p, k], boxes[k])
-            _classify_state(rollouts[p, k], boxes[k], near[:count], roads, areas[p, k])
+            _classify_state(boxes[k], near[:count], roads, areas[p, k])
         distance = _wrong_way_distance(boxes, areas[p], travelled)
         ddc[p] = 1.0 if distance < _WRONG_WAY_MINOR_M else (0.5 if distance < _WRONG_WAY_MAJOR_M else 0.0)
         lk[p] = 1.0 if _keeps_lane(boxes, areas[p], roads.centerline) else 0.0
