@@ -20,7 +20,7 @@ class Dataset:
     Attributes:
         root: holds ``navsim_logs``, ``sensor_blobs`` and, for generated data, ``layouts.json``.
         maps_root: holds the map index and one folder a city.
-        splits_root: holds ``<split>.yaml``.
+        splits_root: holds ``<split>.yaml``; need not exist, every folder of logs is a split of its own name.
     """
 
     root: Path
@@ -56,7 +56,7 @@ def open_dataset(config: DataConfig, environment: Mapping[str, str] | None = Non
         devkit = _variable_path(variables, "NAVSIM_DEVKIT_ROOT")
         splits = devkit / DEVKIT_SPLITS if devkit else splits
     dataset = Dataset(root=root, maps_root=maps or root / "maps", splits_root=splits)
-    for key, folder in (("root", dataset.root), ("maps_root", dataset.maps_root), ("splits_root", dataset.splits_root)):
+    for key, folder in (("root", dataset.root), ("maps_root", dataset.maps_root)):
         if not folder.is_dir():
             raise ConfigError(
                 f"data.{key}: expected a folder, found none at {folder}; "

@@ -13,6 +13,7 @@ from irl_vla.config import validated
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.errors import ConfigError, LogFormatError
+from irl_vla.scene import FUTURE_FRAMES
 
 LAYOUTS_NAME: Final = "layouts.json"
 #: Fields of the official filter that concern second-stage scenes, which are kept in their own files.
@@ -22,6 +23,8 @@ SECOND_STAGE_FIELDS: Final = (
     "reactive_synthetic_initial_tokens",
     "non_reactive_synthetic_initial_tokens",
 )
+#: Every window of a log with 1.5 s of history and the 4 s that are judged.
+WHOLE_FOLDER: Final = SceneFilter(num_future_frames=FUTURE_FRAMES, frame_interval=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,10 +70,14 @@ class SceneRef:
 def read_split(dataset: Dataset, name: str) -> Split:
     """Reads ``<splits_root>/<name>.yaml``, with its filter embedded or named the way the official files do it.
 
+    A name without a file that is a folder of logs means all of its windows, as a fresh download has them.
+
     Raises:
-        ConfigError: if the file is missing or names an unknown filter field.
+        ConfigError: if there is neither, or the file names an unknown filter field.
     """
     path = below(dataset.splits_root, f"{name}.yaml", "split")
+    if not path.is_file() and dataset.log_folder(name).is_dir():
+        return Split(name, name, WHOLE_FOLDER, {})
     values = _load_yaml(path)
     data_split = values.get("data_split")
     if not isinstance(data_split, str):

@@ -214,3 +214,10 @@ def test_environment_variables(own, tmp_path):
         open_dataset(DataConfig(), {})
     with pytest.raises(ConfigError, match=r"data\.maps_root: expected a folder, found none at .*/none"):
         open_dataset(DataConfig(root=own.root, maps_root=tmp_path / "none"), {})
+
+
+def test_a_folder_of_logs_is_a_split_of_its_own_name(own):
+    folders = [path.name for path in (own.root / "navsim_logs").iterdir()]
+    split = read_split(own, folders[0])
+    assert split.data_split == folders[0]
+    assert (split.scene_filter.num_future_frames, split.scene_filter.frame_interval) == (8, 1)
