@@ -1,0 +1,136 @@
+"""Which layouts and logs a generated data set consists of, from configuration and seed alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from irl_vla.errors import ConfigError
+from irl_vla.scene import CITIES
+from irl_vla.world.config import SplitSizeConfig, WorldConfig
+from irl_vla.world.roads.layout import FAMILIES, draw_layout
+from irl_vla.world.roads.network import Network, build_network
+from irl_vla.world.scenarios import KINDS, possible_movements
+
+SPLITS: Final = ("train", "val", "test")
+#: Least share of a split's logs for every scenario kind.
+LEAST_SHARE: Final = 0.04
+
+#: A place in each city's projected frame, and the distance between layouts there.
+_CITY_ORIGINS_M: Final = {
+    "sg-one-north": (364_000.0, 143_000.0),
+    "us-ma-boston": (328_000.0, 4_690_000.0),
+    "us-nv-las-vegas-strip": (664_000.0, 3_998_000.0),
+    "us-pa-pittsburgh-hazelwood": (588_000.0, 4_475_000.0),
+}
+_SPACING_M: Final = 1000.0
+_ROW: Final = 8
+_LAYOUT_STREAM, _LOG_STREAM = 1, 2
+_DAYS_PER_LAYOUT: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutPlan:
+    """Where a layout belongs: ``index`` in its split, ``number`` over all splits."""
+
+    split: str
+    index: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index:03d}"
+
+    @property
+    def city(self) -> str:
+        return CITIES[self.number % len(CITIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """One drive: its layout, scenario kind and place among the layout's logs."""
+
+    layout: LayoutPlan
+    kind: str
+    index: int
+
+    @property
+    def start(self) -> datetime:
+        """Unique over all logs: a span of days for each layout, twenty seconds for each drive."""
+        return datetime(2026, 1, 1, 8, tzinfo=UTC) + timedelta(
+            days=_DAYS_PER_LAYOUT * self.layout.number, seconds=20 * self.index
+        )
+
+    def log_name(self, frames: int) -> str:
+        return f"{self.start:%Y.%m.%d.%H.%M.%S}_veh-{self.layout.number % 100:02d}_00000_{frames:05d}"
+
+
+def layout_plans(config: WorldConfig) -> dict[str, list[LayoutPlan]]:
+    """The layouts of each split; no two splits share one."""
+    plans: dict[str, list[LayoutPlan]] = {}
+    number = 0
+    for split in SPLITS:
+        count = _size(config, split).layouts
+        plans[split] = [LayoutPlan(split, index, number + index) for index in range(count)]
+        number += count
+    return plans
+
+
+def log_plans(config: WorldConfig, seed: int) -> list[LogPlan]:
+    """All drives: kinds by weight, each on the layout with the fewest drives among those that support it.
+
+    Raises:
+        ConfigError: if no layout of a split supports a kind.
+    """
+    logs = []
+    for split, layouts in layout_plans(config).items():
+        used = [0] * len(layouts)
+        for kind, count in kind_counts(_size(config, split).logs, config.weights.model_dump()).items():
+            fitting = [index for index, plan in enumerate(layouts) if possible_movements(network_of(plan, seed), kind)]
+            if not fitting:
+                raise ConfigError(
+                    f"world.{split}.layouts: none of the {len(layouts)} layouts supports scenario kind {kind!r}; "
+                    "raise the number of layouts or change the seed"
+                )
+            for _ in range(count):
+                index = min(fitting, key=lambda item: (used[item], item))
+                logs.append(LogPlan(layouts[index], kind, used[index]))
+                used[index] += 1
+    return logs
+
+
+def kind_counts(logs: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Number of drives of each kind: the least share, then what the weights say; they add up to ``logs``."""
+    least = min(math.ceil(LEAST_SHARE * logs), logs // len(KINDS))
+    counts = dict.fromkeys(KINDS, least)
+    total = sum(weights.values())
+    for _ in range(logs - least * len(KINDS)):  # to whoever lags most behind its weight
+        kind = min(KINDS, key=lambda name: (counts[name] - logs * weights[name] / total, KINDS.index(name)))
+        counts[kind] += 1
+    return counts
+
+
+@lru_cache(maxsize=256)
+def network_of(plan: LayoutPlan, seed: int) -> Network:
+    """The road network of a layout, the same in every process."""
+    x, y = _CITY_ORIGINS_M[plan.city]
+    place = plan.number // len(CITIES)
+    centre = np.array([x + _SPACING_M * (place % _ROW), y + _SPACING_M * (place // _ROW)])
+    generator = np.random.default_rng([seed, _LAYOUT_STREAM, SPLITS.index(plan.split), plan.index])
+    family = FAMILIES[plan.index % len(FAMILIES)]
+    # ids start at one layout's worth, so that number 0 has no id 0
+    return build_network(draw_layout(plan.name, plan.number + 1, plan.city, family, centre, plan.index, generator))
+
+
+def log_generator(plan: LogPlan, seed: int) -> np.random.Generator:
+    """The random stream of one drive."""
+    split = SPLITS.index(plan.layout.split)
+    return np.random.default_rng([seed, _LOG_STREAM, split, plan.layout.index, plan.index])
+
+
+def _size(config: WorldConfig, split: str) -> SplitSizeConfig:
+    return {"train": config.train, "val": config.val, "test": config.test}[split]
