@@ -115,8 +115,8 @@ class LanguageConfig(Config):
     feed_forward: PositiveInt = 512
     vocabulary_size: int = Field(default=512, ge=272)
     corpus: tuple[str, ...] = (
-        "What is your driving decision for the next four seconds? The ego vehicle drives at 0.0 m/s. Command: straight.",
-        "Command: left. Command: right. Command: unknown.",
+        "What is your driving decision for the next four seconds? The ego vehicle drives at 0.0 m/s.",
+        " Command: left. Command: straight. Command: right. Command: unknown.",
     )
     max_instruction_tokens: PositiveInt = 32
     speed_actions: tuple[str, ...] = ("keep", "accelerate", "decelerate", "stop")

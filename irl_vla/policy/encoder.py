@@ -1,6 +1,5 @@
 """The scene encoder: semantic reasoning, 3D reasoning and the command encoder, from observations to scene tokens."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -153,11 +152,6 @@ def parameter_groups(
         groups.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
         groups.append({"params": plain, "lr": rate, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of weights, tied ones once."""
-    return sum(math.prod(parameter.shape) for parameter in module.parameters())
 
 
 def _split_by_decay(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -23,9 +23,11 @@ from irl_vla.policy.perception.layers import mlp
 
 
 class SemanticOutput(NamedTuple):
-    """Attributes:
-    meta: (B, n, D) meta tokens.
-    answer_logits: (B, T, vocabulary) next-token logits at the answer's positions, None if no answer was given.
+    """What the language model made of a batch.
+
+    Attributes:
+        meta: (B, n, D) meta tokens.
+        answer_logits: (B, T, vocabulary) next-token logits at the answer's positions, None if no answer was given.
     """
 
     meta: Tensor

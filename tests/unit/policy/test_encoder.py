@@ -133,6 +133,14 @@ def test_a_small_batch_is_learned_by_heart():
     assert distance.min(dim=2).values.median() < 0.5
 
 
+def test_every_weight_is_trained():
+    encoder, batch, targets = build_encoder(CONFIG, seed=0), make_batch(2), make_targets(2)
+    perception = encoder.perceive(batch, targets)
+    planning = sum(tokens[..., 0].sum() for tokens in perception.tokens)  # stands for the planner's loss
+    (planning + weighted_loss(encoder.losses(perception, targets), CONFIG.loss_weights)).backward()
+    assert [name for name, weight in encoder.named_parameters() if weight.grad is None] == []
+
+
 def test_same_seed_same_numbers_and_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
