@@ -15,6 +15,7 @@ def bicycle_step(
     acceleration_mps2: Floats | float,
     steering_rad: Floats | float,
     interval_s: float,
+    *,
     wheel_base_m: float = PACIFICA.wheel_base,
 ) -> tuple[Floats, Floats]:
     """Drives vehicles for one interval with constant acceleration and steering angle.

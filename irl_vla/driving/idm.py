@@ -65,8 +65,8 @@ def idm_acceleration(
 def pdm_acceleration(speed: float, gap: float, lead_speed: float, target_speed: float) -> float:
     """PDM-Closed's acceleration in m/s2, limited to [-3, 1.5].
 
-    Unlike in :func:`idm_acceleration`, speeds may be negative, the desired gap is not limited from below, and gaps below
-    the minimum gap count as the minimum gap. Plain arithmetic, so that kernels can compile it.
+    Unlike in :func:`idm_acceleration`, speeds may be negative, the desired gap is not limited from below, and gaps
+    below the minimum gap count as the minimum gap. Plain arithmetic, so that kernels can compile it.
     """
     closing = speed * (speed - lead_speed) / (2 * np.sqrt(PDM_ACCELERATION_MPS2 * PDM_DECELERATION_MPS2))
     desired = PDM_MIN_GAP_M + PDM_HEADWAY_S * speed + closing

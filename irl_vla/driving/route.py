@@ -7,6 +7,7 @@ and with it progress, lane keeping and the reference, depends on every one of th
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -98,8 +99,9 @@ def search_blocks(
 ) -> tuple[str, ...] | None:
     """Breadth-first search for the nearest of several blocks; the path from ``start`` to it, or None.
 
-    The evaluator's search revisits blocks and lets the last writer decide on a parent. Its result follows, in polynomial
-    time, from two orders of every level: by first occurrence in its queue (who is hit), and by last (who is parent).
+    The evaluator's search revisits blocks and lets the last writer decide on a parent. Its result follows, in
+    polynomial time, from two orders of every level: by first occurrence in its queue (who is hit), and by last (who is
+    parent).
 
     Args:
         start: first block; a hit if it is itself a target.
@@ -138,7 +140,7 @@ def find_start_lane(
         nearby: index over the drivable map, whose order of hits decides between equal headings.
     """
     on_route = frozenset(lane_ids)
-    hits = [nearby_ids[index] for index in nearby.query(shapely.Point(pose[:2]), predicate="intersects")]
+    hits: list[str] = [nearby_ids[index] for index in nearby.query(shapely.Point(pose[:2]), predicate="intersects")]
     around = [lane_id for lane_id in hits if lane_id in on_route]
     if around:
         errors = [nearest_vertex(map_view.lane(lane_id).baseline, pose)[1] for lane_id in around]
@@ -195,7 +197,8 @@ def centreline(map_view: MapView, lane_ids: Sequence[str]) -> LanePath:
 
 
 def _length_m(map_view: MapView, lane_id: str) -> float:
-    return float(np.hypot(*np.diff(map_view.lane(lane_id).baseline, axis=0).T).sum())
+    # Parallel lanes may differ in the last digit only: the sum has to be GEOS's to break such ties alike.
+    return float(shapely.length(shapely.linestrings(map_view.lane(lane_id).baseline)))
 
 
 def _walk(parent: dict[str, str], lane_id: str) -> tuple[str, ...]:
@@ -251,7 +254,7 @@ def _joined_to_ego(map_view: MapView, start: str, candidates: Sequence[str], rou
 
 def _without_gaps(map_view: MapView, route: list[str]) -> list[str]:
     closed = route[:1]
-    for block, following in zip(route, route[1:], strict=False):
+    for block, following in pairwise(route):
         if block not in map_view.roadblock(following).incoming:
             path = search_blocks(block, (following,), _successors(map_view), _FORWARD_DEPTH)
             closed += path[1:-1] if path else ()
