@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.vla import load_chain
 from irl_vla.reward.proposals import ChainSampler
 from irl_vla.token_bank import TokenBank
 
@@ -19,9 +20,7 @@ def load_chain_sampler(policy: Path, bank: TokenBank, rows_per_batch: int) -> Ch
     Raises:
         CheckpointError: if the policy's perception is not that of the bank.
     """
-    from irl_vla.policy.vla import load_chain
-
-    return chain_sampler(load_chain(policy), bank, rows_per_batch)
+    return chain_sampler(load_chain(policy, perception_hash=bank.perception_hash), bank, rows_per_batch)
 
 
 def chain_sampler(chain: DenoisingChain, bank: TokenBank, rows_per_batch: int) -> ChainSampler:

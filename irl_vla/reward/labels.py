@@ -283,7 +283,11 @@ def _run(job: LabelJob, shards: Sequence[tuple[int, NDArray[np.int64]]]) -> None
     workers = min(job.config.workers, len(items))
     # One block a shard: Ray hands out blocks, and a block is what a worker has in hand.
     data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        ShardLabeller, fn_constructor_args=(job,), batch_size=1, num_cpus=1, concurrency=workers
+        ShardLabeller,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
     )
     plans, seconds = 0, 0.0
     silent = not Console().is_terminal

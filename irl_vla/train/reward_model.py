@@ -3,9 +3,7 @@
 Batches are a function of (seed, step, worker), so a run that was stopped and resumed equals one that was not.
 """
 
-import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,11 @@ import ray.train
 import ray.train.torch
 import torch
 from numpy.typing import NDArray
-from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
-from irl_vla.artifact import content_hash
+from irl_vla.artifact import MANIFEST_NAME, content_hash, file_hash
 from irl_vla.checkpoint import Provenance, save_checkpoint
-from irl_vla.errors import CheckpointError, ClusterError
+from irl_vla.errors import CheckpointError
 from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.reward.labels import LabelSet, open_labels
 from irl_vla.reward.loss import LEARNED, class_weights, subscore_losses, total_loss
@@ -29,12 +26,18 @@ from irl_vla.reward.model import STAGE, RewardWorldModel, predict_subscores
 from irl_vla.reward.quality import QualityReport, quality_report
 from irl_vla.scene import SUBSCORES
 from irl_vla.token_bank import TokenBank, TokenLayout
-
-Report = Callable[[dict[str, float], int], None]
+from irl_vla.train.loop import (
+    SELECTION,
+    Report,
+    RunSpec,
+    append_history,
+    history_path,
+    last_state,
+    report_state,
+    run_training,
+)
 
 _COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
-_STATE_NAME: Final = "state.pt"
-_HISTORY_NAME: Final = "metrics.jsonl"
 _LOG_EVERY: Final = 20
 
 log = logging.getLogger(__name__)
@@ -42,13 +45,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitJob:
-    """What a training worker needs."""
+    """What a training worker needs.
+
+    Attributes:
+        folder: of Ray Train's own checkpoints.
+    """
 
     bank: Path
     labels: Path
     folder: Path
     config: RewardTrainConfig
     seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run, by what determines its result: another configuration never resumes from its states."""
+        values = self.config.model_dump(mode="json", exclude={"use_gpu", "max_failures", "checkpoint_every"})
+        inputs = [file_hash(folder / MANIFEST_NAME) for folder in (self.bank, self.labels)]
+        return f"reward-{content_hash([values, self.seed, inputs])}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +112,15 @@ def train_reward(
         CheckpointError: if bank and labels do not fit, or hold fewer than two groups.
         ClusterError: if training failed on the cluster more often than ``config.max_failures``.
     """
-    job = FitJob(bank, labels, folder.resolve(), config, seed)
+    job = FitJob(bank, labels, folder.resolve() / "training", config, seed)
     data = open_data(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = _fit_on_ray(job, data.labels.fingerprint)
+    spec = RunSpec(
+        "train-reward", job.name, job.folder, config.steps, config.workers, config.use_gpu, config.max_failures
+    )
+    state = run_training(fit_worker, job, spec, report)
     models = _members(data, config, state["model"])
     quality = evaluate_held_out(models, data)
     quality.write(folder)
-    for metrics, step in _history(folder):
-        report(metrics, step)
     report(_headline(quality), config.steps)
     checkpoint = folder / "checkpoint"
     save_checkpoint(
@@ -228,35 +242,6 @@ def evaluate_held_out(models: tuple[RewardWorldModel, ...], data: FitData, rows_
     return quality_report(predicted, true, data.labels.source[data.held_out], len(set(groups.tolist())))
 
 
-def _fit_on_ray(job: FitJob, labels: str) -> dict[str, Any]:
-    """Runs or resumes the training; returns the state of its last checkpoint."""
-    config = job.config
-    # A run is known by what determines its result: another configuration never resumes from its checkpoints.
-    values = config.model_dump(mode="json", exclude={"use_gpu", "max_failures", "checkpoint_every"})
-    identity = [values, job.seed, str(job.bank), labels]
-    trainer = TorchTrainer(
-        fit_worker,
-        train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
-        run_config=ray.train.RunConfig(
-            name=f"reward-{content_hash(identity)}",
-            storage_path=str(job.folder / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise ClusterError(
-            f"train-reward: training failed more than {config.max_failures} times; the last cause was: {error}; "
-            "run the stage again to go on from its last checkpoint"
-        ) from error
-    if result.checkpoint is None:
-        raise ClusterError(f"train-reward: {result.path} holds no checkpoint after training; run the stage again")
-    return _read_state(result.checkpoint)
-
-
 def fit_worker(arguments: dict[str, Any]) -> None:
     """The loop of one Ray Train worker."""
     job: FitJob = arguments["job"]
@@ -266,11 +251,8 @@ def fit_worker(arguments: dict[str, Any]) -> None:
     ensemble = ray.train.torch.prepare_model(Ensemble(data.bank.layout, job.config))
     bare = ensemble.module if isinstance(ensemble, nn.parallel.DistributedDataParallel) else ensemble
     optimiser, schedule = make_optimiser(ensemble.parameters(), job.config)
-    context = ray.train.get_context()
-    worker, start = context.get_world_rank(), 0
-    resumed = ray.train.get_checkpoint()
-    if resumed is not None:
-        state = _read_state(resumed)
+    worker, start, state = ray.train.get_context().get_world_rank(), 0, last_state()
+    if state is not None:
         bare.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -278,40 +260,17 @@ def fit_worker(arguments: dict[str, Any]) -> None:
         log.info("train-reward: going on from step %d", start)
 
     def after(step: int, metrics: dict[str, float]) -> None:
-        if worker == 0 and (step % _LOG_EVERY == 0 or step == job.config.steps):
-            with (job.folder / _HISTORY_NAME).open("a") as stream:
-                stream.write(json.dumps({"step": step, "metrics": metrics}) + "\n")
-        if step % job.config.checkpoint_every == 0 or step == job.config.steps:
-            state = {"model": bare.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-            _report_checkpoint(state | {"schedule": schedule.state_dict()}, metrics, worker)
+        last = step == job.config.steps
+        if worker == 0 and (step % _LOG_EVERY == 0 or last):
+            append_history(history_path(job.folder, job.name), metrics, step)
+        if step % job.config.checkpoint_every == 0 or last:
+            state = {"model": bare.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            # The held-out rows are for the report alone: the last state is the one to keep.
+            report_state(state | {"step": step}, metrics | {SELECTION: float(step)})
 
     fit_steps(
         ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, worker=worker, after=after
     )
-
-
-def _report_checkpoint(state: dict[str, Any], metrics: dict[str, float], worker: int) -> None:
-    """Every worker reports; the first one brings the checkpoint."""
-    if worker != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / _STATE_NAME)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / _STATE_NAME, map_location="cpu", weights_only=True)
-    return state
-
-
-def _history(folder: Path) -> list[tuple[dict[str, float], int]]:
-    """Metrics by step; where a resumed run repeated a step, what it said last."""
-    path = folder / _HISTORY_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    by_step = {entry["step"]: entry["metrics"] for entry in map(json.loads, lines)}
-    return [(by_step[step], step) for step in sorted(by_step)]
 
 
 def _scene_inputs(data: FitData, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,147 @@
+"""Labelling and reward training survive the death of their driver: killed without warning, run again, same result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.reward import labels as labelling
+from irl_vla.reward.config import LabelConfig, ProposalConfig
+from irl_vla.reward.labels import LabelInputs, LabelJob, LabelSet, ShardLabeller, open_labels, write_labels
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 90
+
+LABEL = """
+import sys
+from pathlib import Path
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.reward.config import LabelConfig, ProposalConfig
+from irl_vla.reward.labels import LabelInputs, write_labels
+from irl_vla.session import RayConfig, ray_session
+bank, store, out = map(Path, sys.argv[1:])
+config = LabelConfig(rows_per_shard=2, proposals=ProposalConfig(vocabulary_size=16))
+with ray_session(RayConfig(cpus=2)):
+    write_labels(LabelInputs(bank, store), out, config, ScorerConfig(), seed=5)
+"""
+
+TRAIN = """
+import sys
+from pathlib import Path
+from irl_vla.reward.config import RewardTrainConfig
+from irl_vla.session import RayConfig, ray_session
+from irl_vla.train.reward_model import train_reward
+bank, labels, out = map(Path, sys.argv[1:])
+config = RewardTrainConfig(steps=120, checkpoint_every=30, rows_per_batch=8, proposals_per_row=16)
+with ray_session(RayConfig(cpus=2)):
+    train_reward(bank, labels, config, out, seed=5, report=lambda metrics, step: None)
+"""
+
+
+def start(program: str, *folders: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, folders)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(program: str, *folders: Path) -> None:
+    process = start(program, *folders)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def kill_once(program: str, reached: Callable[[], bool], *folders: Path) -> None:
+    """Kills the driver as soon as ``reached``; its Ray dies with it."""
+    process = start(program, *folders)
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not reached():
+            assert process.poll() is None, "ended before it could be killed: " + str(process.stderr.read()[-3000:])
+            assert time.monotonic() < deadline, "never got far enough to be killed"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    sys.path.insert(0, str(ROOT))
+    from tests.unit.reward.roads import write_world
+
+    return write_world(tmp_path_factory.mktemp("world"), rows=120, groups=8)
+
+
+def shards(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.glob("shard-*.parquet")}
+
+
+def label_here(world: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> LabelSet:
+    """The same labels without Ray and without interruption."""
+
+    def run(job: LabelJob, shards: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
+        labeller = ShardLabeller(job)
+        for index, rows in shards:
+            labeller({"shard": [index], "rows": [rows]})
+
+    monkeypatch.setattr(labelling, "_run", run)
+    config = LabelConfig(rows_per_shard=2, proposals=ProposalConfig(vocabulary_size=16))
+    return write_labels(LabelInputs(*world), folder, config, ScorerConfig(), seed=5)
+
+
+def test_a_killed_labelling_goes_on_from_its_whole_shards(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+    kill_once(LABEL, lambda: len(shards(killed)) >= 3, *world, killed)
+    time.sleep(1.0)  # a worker may still finish the shard in hand while its Ray goes down
+    before = shards(killed)
+    assert 3 <= len(before) < 60
+    assert not (killed / "manifest.json").exists()
+    finish(LABEL, *world, killed)
+    after = shards(killed)
+    assert len(after) == 60
+    assert {name: after[name] for name in before} == before, "whole shards were written again"
+    assert not list(killed.glob(".shard-*"))
+    resumed, straight = open_labels(killed), label_here(world, tmp_path / "whole", monkeypatch)
+    assert resumed.fingerprint == straight.fingerprint
+    np.testing.assert_array_equal(resumed.plans, straight.plans)
+    np.testing.assert_array_equal(resumed.raw, straight.raw)
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_with_the_same_weights(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, killed, whole = tmp_path / "labels", tmp_path / "killed", tmp_path / "whole"
+    label_here(world, labels, monkeypatch)
+    bank = world[0]
+    kill_once(
+        TRAIN, lambda: len(list(killed.glob("training/*/checkpoint_manager_snapshot.json"))) > 0, bank, labels, killed
+    )
+    time.sleep(1.0)
+    assert not (killed / "checkpoint").exists()
+    finish(TRAIN, bank, labels, killed)
+    (history,) = killed.glob("training/*/metrics.jsonl")
+    logged = [json.loads(line)["step"] for line in history.read_text().splitlines()]
+    assert logged.count(20) == 1, "went back behind its checkpoint at step 30"
+    finish(TRAIN, bank, labels, whole)
+    found = safetensors.torch.load_file(killed / "checkpoint" / "member_0.safetensors")
+    expected = safetensors.torch.load_file(whole / "checkpoint" / "member_0.safetensors")
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=0, atol=0, msg=name)

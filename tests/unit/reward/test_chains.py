@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from irl_vla.policy.codec import PlanCodec
+from irl_vla.policy.planner_config import PlannerConfig
+from irl_vla.policy.vla import build_chain
+from irl_vla.reward.chains import chain_sampler
+from irl_vla.reward.config import ProposalConfig
+from irl_vla.reward.proposals import SOURCES, RowFacts, propose, row_generator
+from irl_vla.token_bank import TokenBank
+
+from .roads import LAYOUT, straight, write_world
+
+HUMANS = np.stack([straight(v, a, k) for v in (3, 8, 12) for a in (-1, 0, 1) for k in (-0.02, 0, 0.02)])
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return TokenBank.open(write_world(tmp_path_factory.mktemp("world"), rows=6)[0])
+
+
+@pytest.fixture(scope="module")
+def chain():
+    torch.manual_seed(0)
+    config = PlannerConfig()
+    return build_chain(config, LAYOUT, PlanCodec.fit(HUMANS, config.mode_floor)).eval()
+
+
+def sampled(chain, bank, rows, rows_per_batch=2, chains=3):
+    generators = [row_generator(1, row) for row in rows]
+    return chain_sampler(chain, bank, rows_per_batch)(np.array(rows), chains, generators)
+
+
+def test_chains_of_a_row_do_not_depend_on_the_other_rows_or_the_batch(chain, bank):
+    together = sampled(chain, bank, [0, 3, 5, 1])
+    assert together.shape == (4, 3, chain.steps + 1, 8, 3)
+    np.testing.assert_allclose(sampled(chain, bank, [3])[0], together[1], atol=1e-4)
+    np.testing.assert_allclose(sampled(chain, bank, [0, 3, 5, 1], rows_per_batch=32), together, atol=1e-4)
+
+
+def test_chains_come_from_the_policy(chain, bank):
+    codes = chain.codec.encode(torch.from_numpy(sampled(chain, bank, [2])[0]).float())
+    noise = row_generator(1, 2).standard_normal((3, chain.steps + 1, 24), np.float32)
+    torch.testing.assert_close(codes[:, 0], torch.from_numpy(noise[:, 0]), rtol=1e-2, atol=1e-2)
+
+
+def test_proposals_hold_every_denoising_step(chain, bank):
+    config = ProposalConfig(policy=1, denoising=5)
+    rows = np.arange(4)
+    speeds, humans = np.full(4, 8.0), bank.human_plan[rows].astype(float)
+    found = propose(
+        RowFacts(rows, speeds, humans, bank.has_human[rows]), HUMANS, chain_sampler(chain, bank, 2), config, seed=1
+    )
+    steps = sampled(chain, bank, rows.tolist(), chains=1)[:, 0]
+    for row in rows:
+        plans = found.plans[row][found.source[row] == SOURCES.index("denoising")]
+        gaps = np.abs(plans[:, None] - steps[row, None, :-1]).max((2, 3))
+        assert sorted(gaps.argmin(1)) == [0, 1, 2, 3, 4]
+        policy = found.plans[row][found.source[row] == SOURCES.index("policy")]
+        np.testing.assert_allclose(policy[0], steps[row, -1], atol=1e-3)
