@@ -97,7 +97,7 @@ def load_checkpoint(folder: Path, *stages: str, modules: Collection[str] | None 
     Raises:
         CheckpointError: if it is missing, not whole, of another stage or schema, or its weights were changed.
     """
-    remedy = f"run `irl-vla {stages[0].replace('_', '-')}`"
+    remedy = f"run `irl-vla {_command(stages[0])}`"
     manifest = read_manifest(folder, KIND, SCHEMA, remedy)
     found = manifest.extra["stage"]
     if found not in stages:
@@ -110,6 +110,11 @@ def load_checkpoint(folder: Path, *stages: str, modules: Collection[str] | None 
     }
     provenance = Provenance(manifest.seed, manifest.inputs, manifest.extra["facts"])
     return Checkpoint(folder, found, states, manifest.config, provenance, manifest.fingerprint)
+
+
+def _command(stage: str) -> str:
+    """The command that makes a stage's checkpoints; "pretrain.ego_mlp" is a by-product of "pretrain"."""
+    return stage.partition(".")[0].replace("_", "-")
 
 
 def _load_weights(path: Path, expected: str, remedy: str) -> dict[str, Tensor]:

@@ -98,6 +98,7 @@ class TokenBank:
         previous_row: (R,) int64 row of the frame 0.5 s before in the same log, -1 where there is none; views other
             than the original have none.
         perception_hash: of the encoder weights that wrote it.
+        inputs: name to hash of what it was written from.
         fingerprint: of its manifest.
     """
 
@@ -116,6 +117,7 @@ class TokenBank:
     has_human: NDArray[np.bool_]
     previous_row: NDArray[np.int64]
     perception_hash: str
+    inputs: Mapping[str, str]
     fingerprint: str
     _chunks: tuple[NDArray[np.float16], ...] = field(repr=False)
 
@@ -152,6 +154,7 @@ class TokenBank:
             layout=layout,
             previous_row=link_frames(rows),
             perception_hash=found,
+            inputs=manifest.inputs,
             fingerprint=manifest.fingerprint,
             _chunks=tuple(_chunk_array(chunk, layout) for chunk in table["tokens"].chunks),
             **{item.name: getattr(rows, item.name) for item in fields(BankRows)},
@@ -178,6 +181,9 @@ class TokenBankWriter:
     """Writes a bank row by row; the bank exists only once the ``with`` block has ended without an error.
 
     Rows go to a temporary file, which gets its name when it is whole; the manifest comes last.
+
+    Args:
+        inputs: name to hash of what is encoded.
     """
 
     def __init__(self, path: Path, layout: TokenLayout, perception_hash: str, seed: int, inputs: Mapping[str, str]):

@@ -35,7 +35,7 @@ def scene_tokens(count: int, seed: int = 0) -> np.ndarray:
 
 def write(path: Path, *parts: BankRows, seed: int = 0) -> np.ndarray:
     tokens = [scene_tokens(len(part), seed + index) for index, part in enumerate(parts)]
-    with TokenBankWriter(path, LAYOUT, "perception-a", seed=3, inputs={"data": "d"}) as writer:
+    with TokenBankWriter(path, LAYOUT, "perception-a", seed=3, inputs={"samples": "d"}) as writer:
         for values, part in zip(tokens, parts, strict=True):
             writer.append(values, part)
     return np.concatenate(tokens)

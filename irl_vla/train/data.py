@@ -1,0 +1,327 @@
+"""Sample cache: observations and targets of a split, encoded once into memory-mapped arrays.
+
+A folder holds one ``.npy`` array for every name of the encoder's compact form. Rows are known beforehand (scenes in
+the order of the split, each followed by its shifted views), so processes write their own rows and a stopped job goes
+on with the logs that are not done.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from irl_vla.artifact import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
+from irl_vla.dataset.config import SensorConfig, TargetConfig, ViewConfig
+from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
+from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.maps.reader import load_map
+from irl_vla.dataset.scenes import iter_scenes, scene_refs
+from irl_vla.dataset.splits import SceneRef
+from irl_vla.dataset.targets import build_targets
+from irl_vla.dataset.views import scene_views
+from irl_vla.errors import CheckpointError
+from irl_vla.geometry import Floats, compose, relative_to
+from irl_vla.policy.batch import Layout, encode_sample, encode_targets, sample_layout, target_layout
+from irl_vla.policy.config import EncoderConfig
+from irl_vla.scene import FUTURE_FRAMES, Scene
+from irl_vla.token_bank import ORIGINAL, BankRows
+from irl_vla.train.config import SampleConfig
+from irl_vla.train.painting import PaintedSensors
+from irl_vla.world.config import WorldSensorConfig
+
+KIND: Final = "sample_cache"
+SCHEMA: Final = 1
+REMEDY: Final = "run `irl-vla pretrain` again"
+_JOB_NAME: Final = "job.json"
+#: Least length of the way back to the logged path, and its duration at speed.
+_RETURN_M, _RETURN_S = 8.0, 3.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What a cache is made from.
+
+    Attributes:
+        views: shifted views of the chosen share of scenes; None for none (validation and test).
+        world_sensors: of a generated data set, whose shifted views are painted anew; None keeps the recorded sensors.
+        seed: of the views.
+    """
+
+    dataset: Dataset
+    split: str
+    encoder: EncoderConfig
+    samples: SampleConfig
+    views: ViewConfig | None
+    world_sensors: WorldSensorConfig | None
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RowId:
+    """Which view of which scene a row holds."""
+
+    token: str
+    view: str
+    ref: SceneRef
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """An opened cache of R rows.
+
+    Attributes:
+        arrays: name to (R, ...) memory-mapped array: the names of ``sample_layout`` and ``target_layout``, and
+            ``plan`` (8, 3), which imitation learns: the human plan, or for a shifted view the way back to it.
+        rows: the columns that the token bank keeps; ``human_plan`` is the logged one.
+    """
+
+    folder: Path
+    fingerprint: str
+    arrays: Mapping[str, NDArray[Any]]
+    rows: BankRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.int64]) -> list[dict[str, NDArray[Any]]]:
+        """The named arrays of each row (a copy in memory)."""
+        return [{name: np.array(array[row]) for name, array in self.arrays.items()} for row in rows]
+
+
+def sensor_config(encoder: EncoderConfig, allow_missing: bool) -> SensorConfig:
+    """The sensors that an encoder takes, at its sizes."""
+    return SensorConfig(
+        cameras=encoder.cameras.names,  # type: ignore[arg-type]  # validated by SensorConfig
+        image_height_px=encoder.cameras.height_px,
+        image_width_px=encoder.cameras.width_px,
+        lidar_history=encoder.lidar.sweep_indices,
+        allow_missing=allow_missing,
+    )
+
+
+def target_config(encoder: EncoderConfig) -> TargetConfig:
+    """Targets on the encoder's grid."""
+    grid = encoder.grid
+    return TargetConfig(
+        x_min_m=grid.x_min_m, x_max_m=grid.x_max_m, y_min_m=grid.y_min_m, y_max_m=grid.y_max_m, cell_m=grid.cell_m
+    )
+
+
+def write_samples(job: SampleJob) -> Samples:
+    """Encodes a split, or what is missing of it.
+
+    Raises:
+        CheckpointError: if the folder holds a cache of another configuration, or the split has no scene.
+        LogFormatError, SceneError: if a scene cannot be read.
+    """
+    listing = list_rows(job)
+    if not listing:
+        raise CheckpointError(f"split {job.split!r}: expected scenes to encode, found none; check its scene filter")
+    manifest = Manifest(
+        kind=KIND,
+        schema=SCHEMA,
+        config={
+            "encoder": job.encoder.model_dump(mode="json"),
+            "samples": job.samples.model_dump(mode="json", exclude={"workers"}),
+            "views": None if job.views is None else job.views.model_dump(mode="json"),
+        },
+        seed=job.seed,
+        inputs={
+            "split": job.split,
+            "rows": content_hash([row.token for row in listing]),
+            "logs": _logs_hash(job, listing),
+        },
+        extra={"rows": len(listing)},
+    )
+    _begin(job, manifest, listing)
+    logs = sorted({row.ref.log_name for row in listing})
+    missing = [name for name in logs if not _done_path(job.folder, name).exists()]
+    log.info("samples of %s: %d rows of %d logs, %d logs to encode", job.split, len(listing), len(logs), len(missing))
+    silent = not Console().is_terminal
+    for _ in track(_encoded(job, listing, missing), f"samples {job.split}", total=len(missing), disable=silent):
+        pass
+    manifest.write(job.folder)
+    return open_samples(job.folder)
+
+
+def open_samples(folder: Path) -> Samples:
+    """Opens a finished cache.
+
+    Raises:
+        CheckpointError: if it is not finished or of another schema.
+    """
+    manifest = read_manifest(folder, KIND, SCHEMA, REMEDY)
+    encoder = EncoderConfig.model_validate(manifest.config["encoder"])
+    arrays = {name: np.load(_array_path(folder, name), mmap_mode="r") for name in _layout(encoder)}
+    texts = {name: np.load(_array_path(folder, name)) for name in _TEXTS}
+    facts = {name: np.array(arrays.pop(name)) for name in _FACTS}
+    history, command = np.array(arrays["history"]), np.array(arrays["command"])
+    rows = BankRows(**texts, **facts, ego_history=history, command=command)
+    return Samples(folder, manifest.fingerprint, arrays, rows)
+
+
+def list_rows(job: SampleJob) -> list[RowId]:
+    """All rows of a cache in order; which scenes get views depends on seed and token alone."""
+    listing = []
+    for ref in scene_refs(job.dataset, job.split):
+        listing.append(RowId(ref.token, ORIGINAL, ref))
+        if job.views is not None and _share(ref.token, job.seed) < job.samples.view_fraction:
+            numbers = range(1, job.views.count + 1)
+            listing += [RowId(f"{ref.token}-s{number}", f"s{number}", ref) for number in numbers]
+    return listing
+
+
+def encode_log(job: SampleJob, rows: Mapping[str, int], log_name: str) -> str:
+    """Encodes the rows of one log in this process.
+
+    Args:
+        rows: view token to row, of this log.
+    """
+    arrays = {name: open_memmap(_array_path(job.folder, name), mode="r+") for name in _layout(job.encoder)}
+    for scene in iter_scenes(job.dataset, job.split, logs=[log_name]):
+        for view in _wanted_views(job, scene, rows):
+            for name, value in encode_view(job, view, scene).items():
+                arrays[name][rows[view.token]] = value
+    for array in arrays.values():
+        array.flush()
+    write_text(_done_path(job.folder, log_name), "")
+    return log_name
+
+
+def encode_view(job: SampleJob, view: Scene, logged: Scene) -> dict[str, NDArray[Any]]:
+    """All arrays of one row.
+
+    Args:
+        view: the scene to encode: ``logged`` itself or a shifted view of it.
+    """
+    map_view = load_map(job.dataset, logged.map_name)
+    sensors: SensorSource = StoredSensors(job.dataset)
+    if view is not logged and job.world_sensors is not None:
+        sensors = PaintedSensors(logged, map_view, job.world_sensors, job.seed)
+    config = sensor_config(job.encoder, job.samples.allow_missing_sensors)
+    targets = build_targets(view, map_view, target_config(job.encoder))
+    has_human = not view.is_synthetic and len(view.future) >= FUTURE_FRAMES
+    nothing = np.zeros((FUTURE_FRAMES, 3))
+    return {
+        **encode_sample(build_observation(view, sensors, config), job.encoder),
+        **encode_targets(
+            targets.boxes.boxes, targets.boxes.classes, targets.raster, targets.meta_action, config=job.encoder
+        ),
+        "plan": recovery_plan(view, logged) if has_human else nothing,
+        "human_plan": view.human_plan() if has_human else nothing,
+        "has_human": np.asarray(has_human),
+        "timestamp_us": np.asarray(view.current.timestamp_us),
+    }
+
+
+def recovery_plan(view: Scene, logged: Scene) -> Floats:
+    """(8, 3) what a driver in a shifted view would do: keep the logged pace and swing back to the logged path.
+
+    The lateral offset falls from its start to zero along the way (a cubic that begins in the shifted heading), over
+    three seconds of driving but at least 8 m; a car that stands stays where it is. The offset along the path remains.
+    Following the logged poses from the next half second on would teach a swerve.
+    """
+    plan = logged.human_plan()
+    offset = relative_to(logged.current.ego.pose_global, view.current.ego.pose_global)
+    if not offset.any():
+        return plan
+    steps = np.hypot(*np.diff(plan[:, :2], axis=0, prepend=np.zeros((1, 2))).T)
+    length = max(_RETURN_M, _RETURN_S * float(np.hypot(*logged.current.ego.velocity_mps)))
+    way = np.clip(np.cumsum(steps) / length, 0.0, 1.0)
+    slope = np.tan(offset[2])
+    aside = offset[1] * (2 * way**3 - 3 * way**2 + 1) + slope * length * (way**3 - 2 * way**2 + way)
+    turn = np.arctan(offset[1] * 6 * (way**2 - way) / length + slope * (3 * way**2 - 4 * way + 1))
+    shifted = np.stack([np.full(FUTURE_FRAMES, offset[0]), aside, turn], axis=1)
+    return relative_to(offset, compose(plan, shifted))
+
+
+_TEXTS: Final = ("token", "scene_token", "view", "log_name", "group", "kind")
+_FACTS: Final = ("human_plan", "has_human", "timestamp_us")
+
+
+def _layout(encoder: EncoderConfig) -> Layout:
+    plan = ((FUTURE_FRAMES, 3), np.float32)
+    own: Layout = {"plan": plan, "human_plan": plan, "has_human": ((), np.bool_), "timestamp_us": ((), np.int64)}
+    return {**sample_layout(encoder), **target_layout(encoder), **own}
+
+
+def _begin(job: SampleJob, manifest: Manifest, listing: Sequence[RowId]) -> None:
+    """Claims the folder and lays out its arrays, or checks that they are this job's."""
+    path = job.folder / _JOB_NAME
+    if path.exists():
+        found = json.loads(path.read_text())["fingerprint"]
+        if found != manifest.fingerprint:
+            raise CheckpointError(
+                f"{job.folder}: expected samples of job {manifest.fingerprint}, found those of job {found} "
+                "(other data, configuration or seed); choose another folder, or delete this one"
+            )
+        return
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / MANIFEST_NAME).unlink(missing_ok=True)
+    for name, (shape, dtype) in _layout(job.encoder).items():
+        open_memmap(_array_path(job.folder, name), mode="w+", dtype=dtype, shape=(len(listing), *shape)).flush()
+    texts = [(r.token, r.ref.token, r.view, r.ref.log_name, r.ref.group, r.ref.kind) for r in listing]
+    for name, column in zip(_TEXTS, zip(*texts, strict=True), strict=True):
+        np.save(_array_path(job.folder, name), np.array(column, np.str_))
+    write_text(path, json.dumps({"fingerprint": manifest.fingerprint}))
+
+
+def _encoded(job: SampleJob, listing: Sequence[RowId], logs: Sequence[str]) -> Iterator[str]:
+    """Encodes logs, here or by Ray tasks, and yields the name of each when it is done."""
+    rows: dict[str, dict[str, int]] = {}
+    for index, row in enumerate(listing):
+        rows.setdefault(row.ref.log_name, {})[row.token] = index
+    if job.samples.workers == 0:
+        for name in logs:
+            yield encode_log(job, rows[name], name)
+        return
+    task = ray.remote(num_cpus=1)(encode_log)
+    waiting = list(reversed(logs))
+    running: list[ray.ObjectRef] = []
+    while waiting or running:
+        while waiting and len(running) < job.samples.workers:
+            name = waiting.pop()
+            running.append(task.remote(job, rows[name], name))
+        ready, running = ray.wait(running, num_returns=1)
+        yield ray.get(ready[0])
+
+
+def _wanted_views(job: SampleJob, scene: Scene, rows: Mapping[str, int]) -> Iterator[Scene]:
+    if scene.token in rows:
+        yield scene
+        if job.views is not None:
+            yield from (view for view in scene_views(scene, job.views, job.seed) if view.token in rows)
+
+
+def _share(token: str, seed: int) -> float:
+    """A number in [0, 1) that is uniform over tokens."""
+    digest = hashlib.sha256(f"{seed} {token}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _logs_hash(job: SampleJob, listing: Sequence[RowId]) -> str:
+    """Changes when a log is written anew with another content (judged by its size)."""
+    names = {row.ref.log_name for row in listing}
+    sizes = {path.stem: path.stat().st_size for path in (job.dataset.root / "navsim_logs").glob("*/*.pkl")}
+    return content_hash({name: size for name, size in sizes.items() if name in names})
+
+
+def _array_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _done_path(folder: Path, log_name: str) -> Path:
+    return folder / "done" / log_name

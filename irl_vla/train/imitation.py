@@ -1,0 +1,320 @@
+"""Imitation of the human plans on Ray Train: stage (a) of the paper.
+
+Perception, language model and planner are trained together. The best state by the true score of the validation split
+becomes the policy checkpoint; its frozen perception then writes the token banks.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from irl_vla.artifact import content_hash
+from irl_vla.checkpoint import Provenance
+from irl_vla.dataset.config import DataConfig, ViewConfig
+from irl_vla.dataset.layout import Dataset
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.store import PreparedStore
+from irl_vla.errors import SceneError
+from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, collate_samples, collate_targets
+from irl_vla.policy.codec import PlanCodec
+from irl_vla.policy.encoder import parameter_groups, weighted_loss
+from irl_vla.policy.planner_config import PolicyConfig
+from irl_vla.policy.vla import Policy, build_policy, save_policy
+from irl_vla.token_bank import ORIGINAL
+from irl_vla.train.bank import write_bank
+from irl_vla.train.config import ImitationConfig
+from irl_vla.train.data import SampleJob, Samples, open_samples, write_samples
+from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
+from irl_vla.train.loop import (
+    SELECTION,
+    Report,
+    RunSpec,
+    append_history,
+    batch_rows,
+    history_path,
+    last_state,
+    report_state,
+    run_training,
+    step_generator,
+)
+from irl_vla.train.painting import world_sensors
+from irl_vla.train.validation import validate
+
+SPLITS: Final = ("train", "val", "test")
+_STAGE: Final = "pretrain"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """What imitation is made from.
+
+    Attributes:
+        splits: names of the train, validation and test split.
+        validation: prepared scenes of the validation split; None chooses the best state by displacement.
+        views, data_seed: shifted views of training scenes, as for prepared scenes.
+        samples: folder of the sample caches, one a split; trainings of other seeds may share it.
+    """
+
+    dataset: Dataset
+    splits: DataConfig
+    validation: PreparedStore | None
+    scorer: ScorerConfig
+    views: ViewConfig
+    data_seed: int
+    samples: Path
+
+
+@dataclass(frozen=True)
+class ImitationJob:
+    """What a training worker needs.
+
+    Attributes:
+        train, val: folders of sample caches.
+        history: where the first worker records metrics.
+    """
+
+    train: Path
+    val: Path
+    history: Path
+    policy: PolicyConfig
+    config: ImitationConfig
+    validation: PreparedStore | None
+    scorer: ScorerConfig
+    seed: int
+
+
+class ImitationModel(nn.Module):
+    """The policy with its losses behind one forward pass, as distributed training wants it."""
+
+    def __init__(self, policy: Policy, config: ImitationConfig) -> None:
+        super().__init__()
+        self.policy, self.config = policy, config
+
+    def forward(
+        self, batch: ObservationBatch, targets: PerceptionTargets, plans: Tensor, step: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses by name; ``total`` is their weighted sum.
+
+        Args:
+            plans: (B, 8, 3) to imitate.
+            step: (B, P) noise level of each draw, 1..K.
+            noise: (B, P, 24) standard normal.
+        """
+        encoder, chain = self.policy.encoder, self.policy.chain
+        perception = encoder.perceive(batch, targets)
+        losses = encoder.losses(perception, targets)
+        total = weighted_loss(losses, encoder.config.loss_weights)
+        clean = chain.codec.encode(plans)[:, None].expand_as(noise)
+        predicted = chain.planner.predict(
+            chain.noised(clean, step, noise), step, chain.planner.scene_keys(perception.tokens)
+        )
+        diffusion = (predicted - clean).square().mean()
+        gap = chain.codec.decode(predicted)[..., :2] - plans[:, None, :, :2]
+        displacement = torch.linalg.vector_norm(gap, dim=-1).mean()
+        total = total + self.config.diffusion_weight * diffusion + self.config.plan_weight * displacement
+        return {**losses, "diffusion": diffusion, "displacement_m": displacement, "total": total}
+
+
+def pretrain(
+    inputs: PretrainInputs, policy: PolicyConfig, config: ImitationConfig, folder: Path, *, seed: int, report: Report
+) -> Path:
+    """Trains the policy and the ego-status baseline, and writes the token banks.
+
+    Call it again after an interruption: caches, training and banks go on where they stopped.
+
+    Args:
+        folder: gets ``policy``, ``ego_mlp`` and ``banks/{train,val,test}``.
+        report: receives metrics while training runs.
+
+    Returns:
+        The policy's checkpoint folder, ``folder/policy``.
+
+    Raises:
+        CheckpointError: if the folder holds results of another configuration.
+        SceneError: if no training scene has a human plan.
+        ClusterError: if training failed more often than ``config.max_failures``.
+    """
+    samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
+    rows = training_rows(samples["train"])
+    _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
+    trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
+    log.info("imitated %d training rows", len(rows))
+    checkpoint = save_policy(trained, folder / "policy", policy, provenance)
+    for name in SPLITS:
+        write_bank(trained.encoder, samples[name], folder / "banks" / name, seed)
+    return checkpoint.folder
+
+
+def training_rows(samples: Samples) -> NDArray[np.int64]:
+    """Rows that have a human plan to imitate.
+
+    Raises:
+        SceneError: if there is none.
+    """
+    rows = np.flatnonzero(samples.rows.has_human)
+    if not len(rows):
+        raise SceneError(f"{samples.folder}: expected scenes with a human plan, found none among {len(samples)}")
+    return rows
+
+
+def fit_codec(samples: Samples, mode_floor: float) -> PlanCodec:
+    """The plan code of the logged human plans (shifted views left out)."""
+    logged = samples.rows.has_human & (samples.rows.view == ORIGINAL)
+    return PlanCodec.fit(samples.rows.human_plan[logged].astype(np.float64), mode_floor)
+
+
+def imitation_worker(arguments: dict[str, Any]) -> None:
+    """The loop of one Ray Train worker."""
+    job: ImitationJob = arguments["job"]
+    config, context = job.config, ray.train.get_context()
+    worker, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config.threads_per_worker or max((os.cpu_count() or 1) // workers, 1))
+    train, val = open_samples(job.train), open_samples(job.val)
+    rows, device = training_rows(train), ray.train.torch.get_device()
+    policy = build_policy(job.policy, fit_codec(train, job.policy.planner.mode_floor), job.seed)
+    model = ray.train.torch.prepare_model(ImitationModel(policy, config))
+    optimiser, schedule = make_optimiser(policy, config)
+    start = _resume(policy, optimiser, schedule)
+    for step in range(start, config.steps):
+        policy.train()
+        chosen = rows[batch_rows(len(rows), config.batch_size, step, worker=worker, workers=workers, seed=job.seed)]
+        generator = step_generator(job.seed, step, worker)
+        arguments_ = draw_batch(train, chosen, config.noise_draws, policy.chain.steps, generator=generator)
+        losses = model(*(argument.to(device) for argument in arguments_))
+        optimiser.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        norm = nn.utils.clip_grad_norm_(policy.parameters(), config.grad_norm)
+        optimiser.step()
+        schedule.step()
+        done = step + 1
+        if worker == 0 and (done % config.log_every == 0 or done == config.steps):
+            metrics = {f"pretrain/loss_{name}": loss.item() for name, loss in losses.items()}
+            rate = {"pretrain/grad_norm": float(norm), "pretrain/learning_rate": schedule.get_last_lr()[-1]}
+            append_history(job.history, metrics | rate, done)
+        if done % config.validate_every == 0 or done == config.steps:
+            metrics = _validated(job, policy, val, device) if worker == 0 else {}
+            if worker == 0:
+                append_history(job.history, metrics, done)
+            state = {"policy": policy.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
+            report_state(state | {"schedule": schedule.state_dict()}, metrics | {SELECTION: _selection(metrics)})
+
+
+def draw_batch(
+    samples: Samples, rows: NDArray[np.int64], draws: int, levels: int, *, generator: torch.Generator
+) -> tuple[ObservationBatch, PerceptionTargets, Tensor, Tensor, Tensor]:
+    """Arguments of :class:`ImitationModel` for some rows, with random noise levels and noise."""
+    taken = samples.take(rows)
+    plans = torch.from_numpy(np.stack([sample["plan"] for sample in taken]))
+    step = torch.randint(1, levels + 1, (len(rows), draws), generator=generator)
+    noise = torch.randn(len(rows), draws, plans[0].numel(), generator=generator)
+    return collate_samples(taken), collate_targets(taken), plans, step, noise
+
+
+def make_optimiser(
+    policy: Policy, config: ImitationConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, the encoder at a reduced rate, under a one-cycle schedule."""
+    groups = parameter_groups(
+        policy.encoder, policy.chain, config.learning_rate, config.weight_decay, config.encoder_factor
+    )
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in groups],
+        total_steps=max(config.steps, 2),
+        pct_start=config.warmup_fraction,
+        cycle_momentum=False,
+    )
+    return optimiser, schedule
+
+
+def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: ImitationConfig) -> SampleJob:
+    """The sample cache of a split, by its purpose "train", "val" or "test"; only training sees shifted views."""
+    return SampleJob(
+        dataset=inputs.dataset,
+        split=getattr(inputs.splits, name),
+        encoder=policy.encoder,
+        samples=config.samples,
+        views=inputs.views if name == "train" else None,
+        world_sensors=world_sensors(inputs.dataset),
+        seed=inputs.data_seed,
+        folder=inputs.samples.resolve() / name,
+    )
+
+
+def _fit_policy(
+    inputs: PretrainInputs,
+    samples: Mapping[str, Samples],
+    policy: PolicyConfig,
+    config: ImitationConfig,
+    folder: Path,
+    *,
+    seed: int,
+    report: Report,
+) -> tuple[Policy, Provenance]:
+    """Trains on Ray and returns the best policy, on the CPU."""
+    values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    origin = {f"samples_{name}": samples[name].fingerprint for name in ("train", "val")}
+    name = f"imitation-{content_hash([policy.model_dump(mode='json'), values, origin, seed])}"
+    storage = folder.resolve() / "ray"
+    job = ImitationJob(
+        train=samples["train"].folder,
+        val=samples["val"].folder,
+        history=history_path(storage, name),
+        policy=policy,
+        config=config,
+        validation=inputs.validation,
+        scorer=inputs.scorer,
+        seed=seed,
+    )
+    spec = RunSpec(_STAGE, name, storage, config.steps, config.workers, config.use_gpu, config.max_failures)
+    state = run_training(imitation_worker, job, spec, report)
+    trained = build_policy(policy, PlanCodec(), seed)
+    trained.load_state_dict(state["policy"])
+    return trained.eval(), Provenance(seed, origin, {"step": state["step"], "training": values})
+
+
+#: What does not change the result of a training.
+_NOT_IDENTITY: Final = {"use_gpu", "max_failures", "threads_per_worker", "log_every"}
+
+
+def _resume(policy: Policy, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> int:
+    """Takes up the last checkpoint; returns the steps already done."""
+    state = last_state()
+    if state is None:
+        return 0
+    policy.load_state_dict(state["policy"])
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(state["schedule"])
+    log.info("pretrain: going on from step %d", state["step"])
+    step: int = state["step"]
+    return step
+
+
+def _validated(job: ImitationJob, policy: Policy, val: Samples, device: torch.device) -> dict[str, float]:
+    metrics = validate(policy.eval(), val, job.validation, job.scorer, logs=job.config.validation_logs, device=device)
+    return {f"pretrain/val_{name}": value for name, value in metrics.items()}
+
+
+def _selection(metrics: Mapping[str, float]) -> float:
+    """The true score; without prepared scenes, the displacement error."""
+    return metrics.get("pretrain/val_epdms", -metrics.get("pretrain/val_ade_m", np.inf))
+
+
+def _fit_baseline(samples: Samples, config: ImitationConfig, folder: Path, seed: int) -> None:
+    rows = samples.rows
+    logged = rows.has_human & (rows.view == ORIGINAL)
+    model = train_ego_mlp(rows.ego_history[logged], rows.command[logged], rows.human_plan[logged], config.ego_mlp, seed)
+    save_ego_mlp(model, folder, config.ego_mlp, Provenance(seed, {"samples_train": samples.fingerprint}))
