@@ -125,7 +125,7 @@ def extended_comfort_rms(now: Floats, previous: Floats, interval_s: float) -> Fl
     later = _extended_signals(now[..., : ROLLOUT_STEPS - shift, :])
     earlier = _extended_signals(previous[..., shift:ROLLOUT_STEPS, :])
     rms: Floats = np.sqrt(np.mean((later - earlier) ** 2, axis=-1))
-    return np.moveaxis(rms, 0, -1)
+    return rms
 
 
 def extended_comfort(now: Floats, previous: Floats, interval_s: float) -> Bools | np.bool_:
@@ -134,7 +134,7 @@ def extended_comfort(now: Floats, previous: Floats, interval_s: float) -> Bools 
 
 
 def _extended_signals(states: Floats) -> Floats:
-    """(4, ..., n) signals of EC; here yaw acceleration is fitted with order 2."""
+    """(..., 4, n) signals of EC; here yaw acceleration is fitted with order 2."""
     rows = states.reshape(-1, *states.shape[-2:])
     heading = _unwrapped(rows[..., 2])
     acceleration = _acceleration(rows)
@@ -146,7 +146,7 @@ def _extended_signals(states: Floats) -> Floats:
             _filtered(heading, _YAW_WINDOW, 2, 2),
         ]
     )
-    return signals.reshape(4, *states.shape[:-1])
+    return signals.transpose(1, 0, 2).reshape(*states.shape[:-2], len(EXTENDED_NAMES), states.shape[-2])
 
 
 def _acceleration(states: Floats) -> Floats:

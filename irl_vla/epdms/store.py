@@ -1,5 +1,6 @@
 """Prepared scenes on disk: Arrow shards with one record batch a scene, read at random by token."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from irl_vla.errors import CheckpointError, SceneError
 SHARD_SUFFIX: Final = ".arrow"
 _SCHEMA_VERSION: Final = b"1"
 _VERSION_KEY: Final = b"prepared_scene_schema"
+_TOKENS_KEY: Final = b"tokens"  # JSON list in batch order, so that opening a store reads no scene
 _REMEDY: Final = "prepare the split again"
 _FLOAT, _INT, _BOOL = pa.float64(), pa.int64(), pa.bool_()
 
@@ -47,8 +49,7 @@ _SCHEMA: Final = pa.schema(
         pa.field("time_us", _INT),
         pa.field("track_tokens", pa.list_(pa.string())),
         *(pa.field(name, pa.large_list(kind)) for name, (kind, _) in _ARRAYS.items()),
-    ],
-    metadata={_VERSION_KEY: _SCHEMA_VERSION},
+    ]
 )
 
 
@@ -111,8 +112,10 @@ def write_shard(path: Path, scenes: Sequence[PreparedScene]) -> None:
     """Writes scenes to one file (suffix ``.arrow``), which is whole or absent."""
     if path.suffix != SHARD_SUFFIX:
         raise ValueError(f"expected a shard named *{SHARD_SUFFIX}, found {path.name}")
+    tokens = json.dumps([scene.token for scene in scenes]).encode()
+    schema = _SCHEMA.with_metadata({_VERSION_KEY: _SCHEMA_VERSION, _TOKENS_KEY: tokens})
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA, options=options) as writer:
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), schema, options=options) as writer:
         for scene in scenes:
             writer.write_batch(_batch_from(scene))
 
@@ -122,10 +125,11 @@ def _reader(path: Path) -> Iterator[Any]:
     try:
         with pa.memory_map(str(path)) as source:
             reader = pa.ipc.open_file(source)
-            if reader.schema != _SCHEMA or (reader.schema.metadata or {}).get(_VERSION_KEY) != _SCHEMA_VERSION:
+            version = (reader.schema.metadata or {}).get(_VERSION_KEY)
+            if version != _SCHEMA_VERSION or not reader.schema.equals(_SCHEMA):
                 raise CheckpointError(
                     f"{path}: expected prepared scenes of schema {_SCHEMA_VERSION.decode()}, "
-                    f"found columns {reader.schema.names}; {_REMEDY}"
+                    f"found schema {version} with columns {reader.schema.names}; {_REMEDY}"
                 )
             yield reader
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -136,7 +140,12 @@ def _reader(path: Path) -> Iterator[Any]:
 
 def _read_tokens(path: Path) -> list[str]:
     with _reader(path) as reader:
-        return [reader.get_batch(index).column("token")[0].as_py() for index in range(reader.num_record_batches)]
+        tokens: list[str] = json.loads(reader.schema.metadata[_TOKENS_KEY])
+        if len(tokens) != reader.num_record_batches:
+            raise CheckpointError(
+                f"{path}: expected {len(tokens)} scenes, found {reader.num_record_batches}; {_REMEDY}"
+            )
+        return tokens
 
 
 def _batch_from(scene: PreparedScene) -> Any:

@@ -1,0 +1,98 @@
+import pickle
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from irl_vla.epdms.records import PreparedScene
+from irl_vla.epdms.store import PreparedStore, write_shard
+from irl_vla.errors import CheckpointError, SceneError
+
+from .straight_road import plan, rectangle, scene, tracks
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    if is_dataclass(left):
+        for field in fields(left):
+            assert_equal(getattr(left, field.name), getattr(right, field.name))
+    elif isinstance(left, np.ndarray):
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
+    else:
+        assert left == right
+
+
+def example(token: str, *, full: bool) -> PreparedScene:
+    if not full:
+        return replace(scene(), token=token)
+    objects = tracks(("vehicle", 20.0, 0.0, 3.0, 0), ("pedestrian", 5.0, 4.0, 0.0, 7))
+    return replace(scene(objects=objects, red=(rectangle(9, -2, 19, 2),), human=plan(10.0)), token=token)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    scenes = [example(f"scene{i}", full=bool(i % 2)) for i in range(4)]
+    write_shard(tmp_path / "b.arrow", scenes[:1])
+    write_shard(tmp_path / "a.arrow", scenes[1:])
+    store = PreparedStore.open(tmp_path)
+    assert store.tokens == ("scene1", "scene2", "scene3", "scene0")
+    assert len(store) == 4
+    for item in scenes:
+        assert item.token in store
+        assert_equal(store[item.token], item)
+
+
+def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=True)])
+    copy = pickle.loads(pickle.dumps(PreparedStore.open(tmp_path)))
+    assert_equal(copy["one"], example("one", full=True))
+
+
+def test_an_empty_shard_is_legal(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [])
+    assert PreparedStore.open(tmp_path).tokens == ()
+
+
+def test_unknown_token(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=False)])
+    with pytest.raises(SceneError, match="two"):
+        PreparedStore.open(tmp_path)["two"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="found none"):
+        PreparedStore.open(tmp_path)
+
+
+def test_the_same_token_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shard(tmp_path / f"{name}.arrow", [example("one", full=False)])
+    with pytest.raises(CheckpointError, match=r"one.*a\.arrow"):
+        PreparedStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_damaged_shards_are_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.arrow"
+    write_shard(path, [example("one", full=True)])
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "noise": b"\x00" * len(data)}[damage])
+    with pytest.raises(CheckpointError, match=r"a\.arrow"):
+        PreparedStore.open(tmp_path)
+
+
+def test_other_arrow_files_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"token": ["one"]})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(CheckpointError, match="schema"):
+        PreparedStore.open(tmp_path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    broken = replace(example("one", full=False), polygon_on_route=np.array(["no"]))
+    with pytest.raises(pa.ArrowException):
+        write_shard(tmp_path / "a.arrow", [broken])
+    assert list(tmp_path.iterdir()) == []
