@@ -104,7 +104,7 @@ class Samples:
 def sensor_config(encoder: EncoderConfig, allow_missing: bool) -> SensorConfig:
     """The sensors that an encoder takes, at its sizes."""
     return SensorConfig(
-        cameras=encoder.cameras.names,  # type: ignore[arg-type]  # validated by SensorConfig
+        cameras=encoder.cameras.names,
         image_height_px=encoder.cameras.height_px,
         image_width_px=encoder.cameras.width_px,
         lidar_history=encoder.lidar.sweep_indices,

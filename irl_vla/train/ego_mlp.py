@@ -83,7 +83,7 @@ def train_ego_mlp(
         turn = torch.atan2(gap[..., 2].sin(), gap[..., 2].cos())
         loss = gap[..., :2].abs().mean() + turn.abs().mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return model.eval()

@@ -6,10 +6,10 @@ becomes the policy checkpoint; its frozen perception then writes the token banks
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import ray.train
@@ -116,7 +116,8 @@ class ImitationModel(nn.Module):
         perception = encoder.perceive(batch, targets)
         losses = encoder.losses(perception, targets)
         total = weighted_loss(losses, encoder.config.loss_weights)
-        clean = chain.codec.encode(plans)[:, None].expand_as(noise)
+        clip = chain.config.clip  # the chain cannot reach further
+        clean = chain.codec.encode(plans).clamp(-clip, clip)[:, None].expand_as(noise)
         predicted = chain.planner.predict(
             chain.noised(clean, step, noise), step, chain.planner.scene_keys(perception.tokens)
         )
@@ -147,10 +148,8 @@ def pretrain(
         ClusterError: if training failed more often than ``config.max_failures``.
     """
     samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
-    rows = training_rows(samples["train"])
     _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
-    log.info("imitated %d training rows", len(rows))
     checkpoint = save_policy(trained, folder / "policy", policy, provenance)
     for name in SPLITS:
         write_bank(trained.encoder, samples[name], folder / "banks" / name, seed)
@@ -170,45 +169,106 @@ def training_rows(samples: Samples) -> NDArray[np.int64]:
 
 
 def fit_codec(samples: Samples, mode_floor: float) -> PlanCodec:
-    """The plan code of the logged human plans (shifted views left out)."""
-    logged = samples.rows.has_human & (samples.rows.view == ORIGINAL)
-    return PlanCodec.fit(samples.rows.human_plan[logged].astype(np.float64), mode_floor)
+    """The plan code of everything that is imitated: human plans, and from shifted views the ways back to them.
+
+    Without the latter, a swing back would lie many units outside of what the code was made for.
+    """
+    return PlanCodec.fit(samples.arrays["plan"][training_rows(samples)].astype(np.float64), mode_floor)
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """What training changes; all of it is in the state, random numbers follow from the step.
+
+    Attributes:
+        model: the policy with its losses, possibly wrapped for distributed training.
+    """
+
+    policy: Policy
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything needed to go on after ``step`` steps."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": step,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Takes up a state; returns the steps that it has done."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        step: int = state["step"]
+        return step
 
 
 def imitation_worker(arguments: dict[str, Any]) -> None:
     """The loop of one Ray Train worker."""
     job: ImitationJob = arguments["job"]
     config, context = job.config, ray.train.get_context()
-    worker, workers = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(config.threads_per_worker or max((os.cpu_count() or 1) // workers, 1))
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    torch.set_num_threads(config.threads_per_worker or max((os.cpu_count() or 1) // place.workers, 1))
     train, val = open_samples(job.train), open_samples(job.val)
-    rows, device = training_rows(train), ray.train.torch.get_device()
     policy = build_policy(job.policy, fit_codec(train, job.policy.planner.mode_floor), job.seed)
     model = ray.train.torch.prepare_model(ImitationModel(policy, config))
-    optimiser, schedule = make_optimiser(policy, config)
-    start = _resume(policy, optimiser, schedule)
-    for step in range(start, config.steps):
+    trainee = Trainee(policy, model, *make_optimiser(policy, config))
+    last, start = last_state(), 0
+    if last is not None:
+        start = trainee.restore(last)
+        log.info("pretrain: going on from step %d", start)
+
+    def after(step: int, losses: Mapping[str, float]) -> None:
+        ends = step == config.steps
+        if place.worker == 0 and (step % config.log_every == 0 or ends):
+            append_history(job.history, losses, step)
+        if step % config.validate_every == 0 or ends:
+            metrics = _validated(job, policy, val, place.device) if place.worker == 0 else {}
+            if place.worker == 0:
+                append_history(job.history, metrics, step)
+            report_state(trainee.state(step), metrics | {SELECTION: _selection(metrics)})
+
+    train_steps(trainee, train, config, steps=range(start, config.steps), seed=job.seed, place=place, after=after)
+
+
+class Place(NamedTuple):
+    """Which of how many workers this is, and where it computes."""
+
+    worker: int = 0
+    workers: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+def train_steps(
+    trainee: Trainee,
+    samples: Samples,
+    config: ImitationConfig,
+    *,
+    steps: range,
+    seed: int,
+    place: Place,
+    after: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """Takes optimiser steps; ``after`` hears how many are done, and the losses of the last."""
+    policy, rows = trainee.policy, training_rows(samples)
+    for step in steps:
         policy.train()
-        chosen = rows[batch_rows(len(rows), config.batch_size, step, worker=worker, workers=workers, seed=job.seed)]
-        generator = step_generator(job.seed, step, worker)
-        arguments_ = draw_batch(train, chosen, config.noise_draws, policy.chain.steps, generator=generator)
-        losses = model(*(argument.to(device) for argument in arguments_))
-        optimiser.zero_grad(set_to_none=True)
+        places = batch_rows(len(rows), config.batch_size, step, worker=place.worker, workers=place.workers, seed=seed)
+        generator = step_generator(seed, step, place.worker)
+        batch = draw_batch(samples, rows[places], config.noise_draws, policy.chain.steps, generator=generator)
+        losses = trainee.model(*(part.to(place.device) for part in batch))
+        trainee.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_(policy.parameters(), config.grad_norm)
-        optimiser.step()
-        schedule.step()
-        done = step + 1
-        if worker == 0 and (done % config.log_every == 0 or done == config.steps):
-            metrics = {f"pretrain/loss_{name}": loss.item() for name, loss in losses.items()}
-            rate = {"pretrain/grad_norm": float(norm), "pretrain/learning_rate": schedule.get_last_lr()[-1]}
-            append_history(job.history, metrics | rate, done)
-        if done % config.validate_every == 0 or done == config.steps:
-            metrics = _validated(job, policy, val, device) if worker == 0 else {}
-            if worker == 0:
-                append_history(job.history, metrics, done)
-            state = {"policy": policy.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
-            report_state(state | {"schedule": schedule.state_dict()}, metrics | {SELECTION: _selection(metrics)})
+        trainee.optimiser.step()
+        trainee.schedule.step()
+        metrics = {f"pretrain/loss_{name}": loss.item() for name, loss in losses.items()}
+        rate = trainee.schedule.get_last_lr()[-1]
+        after(step + 1, metrics | {"pretrain/grad_norm": float(norm), "pretrain/learning_rate": rate})
 
 
 def draw_batch(
@@ -288,19 +348,6 @@ def _fit_policy(
 
 #: What does not change the result of a training.
 _NOT_IDENTITY: Final = {"use_gpu", "max_failures", "threads_per_worker", "log_every"}
-
-
-def _resume(policy: Policy, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> int:
-    """Takes up the last checkpoint; returns the steps already done."""
-    state = last_state()
-    if state is None:
-        return 0
-    policy.load_state_dict(state["policy"])
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    log.info("pretrain: going on from step %d", state["step"])
-    step: int = state["step"]
-    return step
 
 
 def _validated(job: ImitationJob, policy: Policy, val: Samples, device: torch.device) -> dict[str, float]:

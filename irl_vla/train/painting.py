@@ -23,7 +23,7 @@ from irl_vla.world.rig import Rig, default_rig
 
 _REMEDY: Final = "generate the data set again"
 #: A vehicle that slowed down faster than this since the frame before shows its brake lamps.
-_BRAKE_LIGHT_MPS2: Final = -0.5
+_BRAKE_LIGHT_MPS2: Final = -0.7
 
 
 def world_sensors(dataset: Dataset) -> WorldSensorConfig | None:
