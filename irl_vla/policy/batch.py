@@ -140,6 +140,12 @@ def encode_sample(observation: Observation, config: EncoderConfig) -> dict[str, 
         raise SceneError(f"{where}: expected a command of 0..{len(COMMAND_NAMES) - 1}, found {observation.command}")
     if len(observation.sweeps) != HISTORY_FRAMES:
         raise SceneError(f"{where}: expected {HISTORY_FRAMES} LiDAR sweeps, found {len(observation.sweeps)}")
+    drawn = [len(observation.sweeps[index]) > 0 for index in config.lidar.sweep_indices]
+    if not any(drawn) and any(map(len, observation.sweeps)):
+        raise ConfigError(
+            f"{where}: expected LiDAR sweeps of history frames {config.lidar.sweep_indices}, found others only; "
+            "let the data section load the frames that the encoder section draws"
+        )
     if not np.isfinite(observation.history).all():
         raise SceneError(f"{where}: the ego history is not finite; drop the scene from the split")
     ids, mask = encode_instruction(observation.instruction, config.semantic.language)

@@ -64,6 +64,13 @@ def test_other_cameras_or_image_sizes_are_refused_with_the_scene_named():
         encode_sample(replace(make_observation(), images=make_observation().images[:, :16]), CONFIG)
 
 
+def test_sweeps_of_other_frames_are_refused_but_none_at_all_are_a_missing_lidar():
+    older, empty = make_observation().sweeps[0], np.zeros((0, 4), np.float32)
+    with pytest.raises(ConfigError, match=r"history frames \(2, 3\), found others only"):
+        encode_sample(replace(make_observation(), sweeps=(older, empty, empty, empty)), CONFIG)
+    assert not encode_sample(replace(make_observation(), sweeps=(empty,) * 4), CONFIG)["lidar"].any()
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(SceneError, match="not finite"):
         encode_sample(replace(make_observation(), history=np.full((4, 7), np.nan)), CONFIG)
