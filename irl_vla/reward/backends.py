@@ -1,7 +1,7 @@
 """Reward backends: who says what a plan is worth, behind one interface.
 
 Every backend turns (rows of the token bank, plans) into sub-scores, never into a reward: ``weights.reward`` alone does
-that. The human filter is applied (as in every label that is read), EC is NaN (``comfort.pair_comforts`` adds it).
+that. The human filter is applied where the configured score applies it; EC is NaN (``comfort.pair_comforts`` adds it).
 """
 
 import logging
@@ -82,14 +82,15 @@ class ScorerBackend:
         self._scenes: OrderedDict[str, ScoringContext] = OrderedDict()
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
-        """Filtered sub-scores; rows without a prepared scene are invalid."""
+        """The sub-scores that enter the final score; rows without a prepared scene are invalid."""
+        corrected = self._scorer.filter_convention == "corrected"
         values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
         valid = np.zeros(plans.shape[:2], np.bool_)
         for index, row in enumerate(rows):
             token = str(self._bank.token[row])
             if token in self._store:
                 scored = score_in_context(self._scene(token), np.asarray(plans[index], np.float64), self._scorer)
-                values[index], valid[index] = scored.filtered, True
+                values[index], valid[index] = scored.filtered if corrected else scored.raw, True
         return _counted(SubScores(values, valid), "scorer", "prepared scene")
 
     def _scene(self, token: str) -> ScoringContext:

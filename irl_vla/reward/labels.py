@@ -22,14 +22,16 @@ from rich.console import Console
 from rich.progress import track
 
 from irl_vla.artifact import MANIFEST_NAME, Manifest, atomic_path, content_hash, file_hash, read_manifest, write_text
+from irl_vla.config import validated
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
 from irl_vla.reward.chains import load_chain_sampler
-from irl_vla.reward.config import LabelConfig
+from irl_vla.reward.config import LabelConfig, RewardWeights
 from irl_vla.reward.proposals import SOURCES, ChainSampler, RowFacts, fit_vocabulary, propose
+from irl_vla.reward.weights import gates, reward
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 from irl_vla.token_bank import TokenBank
 
@@ -88,6 +90,7 @@ class LabelSet:
         reference_m: (R,) progress of the reference times its gates, the rival in EP.
         human: (R, 9) sub-scores of the human alone; NaN where there is none.
         vocabulary: (V, 8, 3) human plans that the proposals drew from.
+        human_filter: True if the score that was configured forgives what the human does wrong too.
         fingerprint: of the manifest.
     """
 
@@ -100,11 +103,25 @@ class LabelSet:
     reference_m: NDArray[np.float32]
     human: NDArray[np.float32]
     vocabulary: Floats
+    human_filter: bool
     fingerprint: str
 
-    def subscores(self, human_filter: bool = True) -> NDArray[np.float32]:
-        """(R, P, 9) sub-scores; with the filter, 1 wherever the human's own value is exactly 0 (spec section 15)."""
-        return np.where(human_filter & (self.human[:, None] == 0.0), np.float32(1.0), self.raw)
+    def subscores(self) -> NDArray[np.float32]:
+        """(R, P, 9) sub-scores; with the human filter, 1 wherever the human's own value is exactly 0."""
+        return np.where(self.human_filter & (self.human[:, None] == 0.0), np.float32(1.0), self.raw)
+
+
+def mean_labels(labels: LabelSet) -> dict[str, float]:
+    """Mean EPDMS (without EC) and share of failed gates by source of proposals: what the reward model learns from."""
+    values = labels.subscores()
+    scores = reward(values, RewardWeights())
+    means = {"label/epdms": float(scores.mean())}
+    for index, name in enumerate(SOURCES):
+        here = labels.source == index
+        if here.any():
+            means[f"label/epdms_{name}"] = float(scores[here].mean())
+            means[f"label/failed_{name}"] = float((gates(values[here]) == 0).mean())
+    return means
 
 
 def write_labels(inputs: LabelInputs, folder: Path, config: LabelConfig, scorer: ScorerConfig, seed: int) -> LabelSet:
@@ -148,6 +165,7 @@ def open_labels(folder: Path) -> LabelSet:
     """
     manifest = read_manifest(folder, KIND, SCHEMA, REMEDY)
     count = int(manifest.extra["proposals"])
+    scorer = validated(ScorerConfig, manifest.config["scorer"], source=str(folder))
     tables = [_read_shard(path, manifest.fingerprint) for path in sorted(folder.glob("shard-*.parquet"))]
     table = pa.concat_tables(tables)
     if table.num_rows != manifest.extra["rows"]:
@@ -164,6 +182,7 @@ def open_labels(folder: Path) -> LabelSet:
         reference_m=table["reference_m"].to_numpy(),
         human=_matrix(table, "human", (len(SUBSCORES),)),
         vocabulary=np.load(folder / _VOCABULARY_NAME),
+        human_filter=scorer.human_filter and scorer.filter_convention == "corrected",
         fingerprint=manifest.fingerprint,
     )
 

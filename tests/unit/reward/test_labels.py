@@ -7,11 +7,11 @@ import pytest
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_plans
-from irl_vla.epdms.store import PreparedStore
+from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import CheckpointError
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig
-from irl_vla.reward.labels import LabelInputs, LabelSet, ShardLabeller, open_labels, write_labels
+from irl_vla.reward.labels import LabelInputs, LabelSet, ShardLabeller, mean_labels, open_labels, write_labels
 from irl_vla.reward.proposals import SOURCES
 
 from .roads import write_world
@@ -134,8 +134,6 @@ def test_bank_and_store_without_common_tokens_are_refused(world, in_process, tmp
     _, other = write_world(tmp_path / "other", rows=2)
     store = PreparedStore.open(other)
     renamed = replace(store[store.tokens[0]], token="elsewhere")
-    from irl_vla.epdms.store import write_shard
-
     (other / "scenes.arrow").unlink()
     write_shard(other / "scenes.arrow", [renamed])
     with pytest.raises(CheckpointError, match="none in common"):
@@ -145,9 +143,36 @@ def test_bank_and_store_without_common_tokens_are_refused(world, in_process, tmp
 def test_the_human_filter_forgives_only_exact_zeros():
     raw = np.zeros((1, 2, 9), np.float32)
     human = np.array([[0.0, 1.0, 0.5, np.nan, 1.0, 0.0, 1.0, 1.0, np.nan]], np.float32)
-    shape = {"plans": np.zeros((1, 2, 8, 3), np.float32), "source": np.zeros((1, 2), np.int8)}
     zeros = np.zeros((1, 2), np.float32)
-    labels = LabelSet(("a",), np.zeros(1, np.int64), **shape, raw=raw, progress_m=zeros, reference_m=zeros[:, 0],
-                      human=human, vocabulary=np.zeros((1, 8, 3)), fingerprint="x")  # fmt: skip
+    labels = LabelSet(
+        tokens=("a",),
+        rows=np.zeros(1, np.int64),
+        plans=np.zeros((1, 2, 8, 3), np.float32),
+        source=np.zeros((1, 2), np.int8),
+        raw=raw,
+        progress_m=zeros,
+        reference_m=zeros[:, 0],
+        human=human,
+        vocabulary=np.zeros((1, 8, 3)),
+        human_filter=True,
+        fingerprint="x",
+    )
     np.testing.assert_array_equal(labels.subscores()[0, 0], [1, 0, 0, 0, 0, 1, 0, 0, 0])
-    np.testing.assert_array_equal(labels.subscores(human_filter=False), raw)
+    np.testing.assert_array_equal(replace(labels, human_filter=False).subscores(), raw)
+
+
+def test_labels_follow_the_configured_score(world, in_process, tmp_path):
+    assert write(world, tmp_path / "corrected").human_filter
+    for index, change in enumerate(({"human_filter": False}, {"filter_convention": "before"})):
+        scorer = SCORER.with_overrides(change)
+        assert not write_labels(LabelInputs(*world), tmp_path / str(index), CONFIG, scorer, 3).human_filter
+
+
+def test_means_are_told_by_source(world, in_process, tmp_path):
+    labels = write(world, tmp_path)
+    means = mean_labels(labels)
+    off_road = labels.source == SOURCES.index("off_road")
+    gates = labels.subscores()[off_road][:, :4].prod(1)
+    assert means["label/failed_off_road"] == pytest.approx((gates == 0.0).mean())
+    assert means["label/epdms_off_road"] < means["label/epdms_human"]
+    assert "label/epdms_policy" not in means, "there was no policy"
