@@ -34,10 +34,11 @@ def bicycle_step(
         (..., 3) poses with wrapped headings, and (...) speeds at the end.
     """
     poses, speed = np.asarray(poses, np.float64), np.asarray(speed_mps, np.float64)
-    final = np.maximum(speed + np.asarray(acceleration_mps2) * interval_s, 0.0)
-    braking = np.maximum(-np.asarray(acceleration_mps2, np.float64), np.finfo(np.float64).tiny)
-    stops = speed + np.asarray(acceleration_mps2) * interval_s < 0
-    distance = np.where(stops, speed * (speed / (2 * braking)), (speed + final) / 2 * interval_s)
+    acceleration = np.asarray(acceleration_mps2, np.float64)
+    reached = speed + acceleration * interval_s
+    final = np.maximum(reached, 0.0)
+    moving_s = np.where(reached < 0, speed / np.where(reached < 0, -acceleration, 1.0), interval_s)
+    distance = (speed + final) / 2 * moving_s
     steering = np.clip(steering_rad, -STEERING_LIMIT_RAD, STEERING_LIMIT_RAD)
     turn = distance * np.tan(steering) / wheel_base_m
     # Chord of an arc: length distance * sin(turn / 2) / (turn / 2), along the mean heading.
