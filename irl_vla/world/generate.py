@@ -26,12 +26,11 @@ from irl_vla.errors import CheckpointError
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
+from irl_vla.world.drive import drive
 from irl_vla.world.frames import LogStamp, braking_tokens, make_frames
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.plan import SPLITS, LogPlan, layout_plans, log_generator, log_plans, network_of
 from irl_vla.world.rig import Rig, default_rig
-from irl_vla.world.scenarios import draw_scenario
-from irl_vla.world.traffic import simulate
 
 MANIFEST_KIND: Final = "world"
 SCHEMA: Final = 1
@@ -77,8 +76,7 @@ def generate(config: WorldConfig, root: Path, seed: int) -> None:
 def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> str:
     """Simulates and writes one log with its sensor files; returns its name."""
     generator = log_generator(plan, seed)
-    scenario = draw_scenario(network_of(plan.layout, seed), plan.kind, generator)
-    moments = simulate(scenario, config.frames_per_log, generator)
+    scenario, moments = drive(network_of(plan.layout, seed), plan.kind, config.frames_per_log, generator)
     name = plan.log_name(config.frames_per_log)
     stamp = LogStamp(name, int(plan.start.timestamp()) * 1_000_000, seed)
     sensors = config.sensors

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from irl_vla.geometry import PACIFICA
+from irl_vla.geometry import PACIFICA, Floats
 from irl_vla.world import surroundings
 from irl_vla.world.drivers import (
     Driver,
@@ -49,9 +49,11 @@ _CURVE_PER_M: Final = 1 / 90
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where and how the ego starts: its route, rear-axle arc length, speed and style."""
+    """Where and how the ego starts: its route, the speeds it wants there, rear-axle arc length, speed and style."""
 
     route: Route
+    path: Floats
+    caps_mps: Floats
     start_m: float
     speed_mps: float
     style: DriverStyle
@@ -90,9 +92,9 @@ def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -
     signal = _signal(network, kind, place, generator)
     drivers = [ego]
     drivers += _cast(network, kind, place, signal, generator)
-    density = {"follow": 1.6, "cruise": 0.6, "turn_left": 0.6, "crossing": 1.1}.get(kind, 0.9) * generator.uniform(
-        0.6, 1.3
-    )
+    density = {"follow": 1.6, "cruise": 0.6, "turn_left": 0.6, "crossing": 1.1, "pedestrian": 0.4}.get(
+        kind, 0.9
+    ) * generator.uniform(0.6, 1.3)
     drivers += surroundings.draw_traffic(network, drivers, signal, density, generator)
     crowded = kind == "parked"
     return Scenario(
@@ -110,12 +112,12 @@ def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -
 
 def _ego_style(generator: np.random.Generator) -> DriverStyle:
     return DriverStyle(
-        speed_factor=float(generator.uniform(0.9, 1.0)),
+        speed_factor=float(generator.uniform(0.93, 1.0)),
         headway_s=float(generator.uniform(1.2, 1.6)),
         gap_m=float(generator.uniform(2.0, 3.0)),
         acceleration_mps2=float(generator.uniform(1.5, 1.9)),
-        braking_mps2=float(generator.uniform(1.8, 2.3)),
-        lateral_mps2=float(generator.uniform(1.8, 2.4)),
+        braking_mps2=float(generator.uniform(2.0, 2.6)),
+        lateral_mps2=float(generator.uniform(1.4, 1.8)),
     )
 
 
@@ -142,7 +144,7 @@ def _place(network: Network, kind: str, route: Route, style: DriverStyle, genera
     pace = float(caps[int(np.clip(start, 0, len(caps) - 1))])
     start = float(np.clip(start - _WARM_UP_S * pace, 5.0, len(path) - 150.0))
     speed = float(caps[int(start)]) * float(generator.uniform(0.85, 1.0))
-    return Place(route, start, speed, style)
+    return Place(route, path, caps, start, speed, style)
 
 
 def _arms(network: Network, route: Route) -> tuple[int, int]:
@@ -151,10 +153,9 @@ def _arms(network: Network, route: Route) -> tuple[int, int]:
 
 
 def _ego_driver(network: Network, place: Place) -> Driver:
-    path = path_of(place.route.line)
     return Driver(
-        path=path,
-        caps_mps=speed_caps(path, place.route, place.style),
+        path=place.path,
+        caps_mps=place.caps_mps,
         start_m=place.start_m,
         speed_mps=place.speed_mps,
         size_m=ego_size(),
@@ -169,17 +170,24 @@ def _signal(network: Network, kind: str, place: Place, generator: np.random.Gene
         return None
     axis = network.layout.arms[_arms(network, place.route)[0]].axis
     green = (float(generator.uniform(14.0, 20.0)), float(generator.uniform(12.0, 18.0)))
-    to_line = place.route.junction_m[0] - place.start_m - PACIFICA.front_length
-    arrival = to_line / max(place.speed_mps, 3.0) - _WARM_UP_S
+    line = place.route.junction_m[0] - PACIFICA.front_length
+    arrival = _undisturbed_s(place, line) - _WARM_UP_S
     if kind != "red_light":
         begin = max(arrival, 0.0) - generator.uniform(2.0, 7.0)
     elif generator.random() < 0.6:  # red first: it turns green about when the ego would have stopped, or later
-        begin = max(arrival, 0.0) + generator.uniform(0.5, 5.0)
-    else:  # turns red before the ego gets there
-        braking = place.speed_mps**2 / (2 * 2.0) / max(place.speed_mps, 3.0)
-        begin = arrival - braking - generator.uniform(0.3, 1.8) - green[axis]
+        begin = min(max(arrival, 0.0) + generator.uniform(0.5, 5.0), 10.0)
+    else:  # turns red while the ego can still stop comfortably
+        pace = float(place.caps_mps[int(np.clip(line, 0, len(place.caps_mps) - 1))])
+        braking = pace**2 / (2 * 2.0) + generator.uniform(4.0, 18.0)
+        begin = _undisturbed_s(place, line - braking) - _WARM_UP_S - green[axis]
     first = green[0] + SignalPlan(0.0, green).clearance_s
     return SignalPlan(start_s=float(begin - axis * first), green_s=green)
+
+
+def _undisturbed_s(place: Place, to_m: float) -> float:
+    """Time that the ego needs from its start to an arc length without any traffic."""
+    stretch = place.caps_mps[int(place.start_m) : max(int(to_m), int(place.start_m))]
+    return float(np.sum(1.0 / stretch))
 
 
 def _cast(
@@ -203,7 +211,7 @@ def _cast(
             )
             position += 5.0
     elif kind == "cut_in":
-        drivers += surroundings.lane_changer(network, place.route, front, place.speed_mps, generator)
+        drivers += surroundings.lane_changer(network, place.route, front, place.speed_mps, _WARM_UP_S, generator)
     elif kind == "red_light" and signal is not None and generator.random() < 0.5:
         enter = place.route.junction_m[0]
         for rank in range(int(generator.integers(1, 3))):
@@ -231,12 +239,13 @@ def _walkers(network: Network, kind: str, place: Place, generator: np.random.Gen
         met = kind == "pedestrian" and 0.0 < where - place.start_m < 130.0
         if not met and generator.random() > 0.25:
             continue
-        from_end = int(generator.integers(2))
+        near_end = 0 if walk.arm == out else 1  # the kerb beside the ego's lanes
+        from_end = near_end if met and generator.random() < 0.7 else int(generator.integers(2))
         for _ in range(int(generator.integers(1, 4))):
             walkers.append(
                 Walker(
                     crosswalk=index,
-                    from_end=from_end if generator.random() < 0.7 else 1 - from_end,
+                    from_end=from_end if generator.random() < 0.8 else 1 - from_end,
                     speed_mps=float(generator.uniform(1.1, 1.7)),
                     beside_m=float(generator.uniform(-1.2, 1.2)),
                     margin_m=float(generator.uniform(2.0, 10.0)),

@@ -8,8 +8,8 @@ from irl_vla.geometry import Floats
 from irl_vla.world.drivers import EGO, Driver, DriverStyle, SignalPlan, Stroller, path_of, speed_caps
 from irl_vla.world.interaction import GREEN
 from irl_vla.world.roads import polyline
-from irl_vla.world.roads.layout import KERB_MARGIN_M, PARKING_WIDTH_M
-from irl_vla.world.roads.network import SIDEWALK_WIDTH_M, Network, Route, make_route
+from irl_vla.world.roads.layout import KERB_MARGIN_M
+from irl_vla.world.roads.network import Network, Route, make_route
 
 _NEAR_M: Final = 140.0  # traffic is put this close to where the ego may drive
 _EGO_DRIVE_S: Final = 14.0
@@ -61,9 +61,14 @@ def driver_on(
 
 
 def lane_changer(
-    network: Network, route: Route, ego_front_m: float, ego_speed_mps: float, generator: np.random.Generator
+    network: Network,
+    route: Route,
+    ego_front_m: float,
+    ego_speed_mps: float,
+    warm_up_s: float,
+    generator: np.random.Generator,
 ) -> list[Driver]:
-    """A vehicle ahead in the next lane that changes into the ego's lane, on the same stretch of road."""
+    """A vehicle ahead in the next lane that changes into the ego's lane on the same stretch of road, then slows."""
     lane = network.movements[route.movement].to_lane
     beside = [
         index
@@ -74,16 +79,18 @@ def lane_changer(
     ]
     if not beside:
         return []
-    other = make_route(network, int(generator.choice(beside)))
+    begin_s = float(generator.uniform(1.5, 5.5))
+    pace = ego_speed_mps * float(generator.uniform(0.92, 1.0))
     driver = driver_on(
         network,
-        other,
-        ego_front_m + float(generator.uniform(0.9, 1.5)) * ego_speed_mps + 5.0,
-        ego_speed_mps,
+        make_route(network, int(generator.choice(beside))),
+        ego_front_m + float(generator.uniform(0.9, 1.4)) * ego_speed_mps + 5.0,
+        pace,
         generator,
-        speed_mps_max=ego_speed_mps * float(generator.uniform(0.7, 0.95)),
+        slow_downs=((begin_s + 1.5, begin_s + 6.0, pace * float(generator.uniform(0.5, 0.85))),),
+        speed_mps_max=pace,
     )
-    begin = driver.start_m + driver.speed_mps * float(generator.uniform(2.5, 7.0))
+    begin = driver.start_m + driver.speed_mps * (begin_s + warm_up_s)
     length = max(3.2 * driver.speed_mps, 18.0)
     goal = path_of(route.line)
     along = np.arange(min(len(goal), len(driver.path)))
@@ -100,6 +107,7 @@ def lane_changer(
             style=driver.style,
             movement=driver.movement,
             enter_m=driver.enter_m,
+            slow_downs=driver.slow_downs,
         )
     ]
 

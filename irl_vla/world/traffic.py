@@ -23,7 +23,7 @@ WALKER_SIZE_M: Final = (0.6, 0.6, 1.75)
 
 _GONE_M: Final = 1e6  # where vehicles that left are put, further than anybody sees
 _HARDEST_BRAKING_MPS2: Final = 6.0
-_STOP_GAP_M: Final = 1.0
+_STOP_GAP_M: Final = 2.2
 _STOP_HEADWAY_S: Final = 0.5
 _CROSSWALK_STOP_M: Final = 2.8  # before the middle of a crosswalk
 _WALKER_AIR_M: Final = 0.9

@@ -11,9 +11,10 @@ from irl_vla.world.roads import polyline
 
 #: Kinds of layout, cycled through by the layouts of a split; the first two support every scenario between them.
 FAMILIES: Final = ("cross_signal", "cross_priority", "tee_signal", "bend", "tee_priority")
+#: Paved shoulder beside the outermost lane; part of the roadblock.
+KERB_MARGIN_M: Final = 1.0
 #: Vertex spacing of arm reference lines.
 STEP_M: Final = 2.0
-KERB_MARGIN_M: Final = 0.5
 PARKING_WIDTH_M: Final = 2.5
 
 _SPEED_LIMITS_MPS: Final = (8.3, 11.1, 13.4, 15.6)
@@ -127,7 +128,7 @@ def _cross_section(lanes: int, generator: np.random.Generator) -> dict[str, floa
     slowest = 0 if lanes == 1 else 1
     return {
         "lanes": lanes,
-        "lane_width_m": float(generator.uniform(3.3, 3.9)),
+        "lane_width_m": float(generator.uniform(3.4, 3.9)),
         "median_m": float(generator.uniform(0.4, 1.6)),
         "speed_limit_mps": _SPEED_LIMITS_MPS[int(generator.integers(slowest, slowest + 3))],
     }

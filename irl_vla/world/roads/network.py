@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from irl_vla.dataset.maps.content import MapContent
 from irl_vla.geometry import Floats
@@ -13,9 +14,12 @@ from irl_vla.world.roads import polyline
 from irl_vla.world.roads.layout import KERB_MARGIN_M, PARKING_WIDTH_M, STEP_M, Arm, Layout
 from irl_vla.world.roads.rows import CROSS_FROM_M, CROSS_TO_M, Chain, Movement, RowCollector
 
+Bools = NDArray[np.bool_]
+
 SIDEWALK_WIDTH_M: Final = 2.5
+_PARKING_CURVATURE: Final = 1 / 200
 _SLOT_M: Final = 6.6
-_PARKING_FROM_M: Final = 28.0
+_PARKING_FROM_M: Final = 38.0
 _PARKING_CLEAR_M: Final = 14.0  # free of parked cars on both sides of a crosswalk
 
 
@@ -172,7 +176,7 @@ def _parking_ranges(arm: Arm) -> list[tuple[int, int]]:
 
 
 def _parking_areas(arm: Arm) -> list[shapely.Polygon]:
-    inner, outer = arm.half_width_m, arm.half_width_m + PARKING_WIDTH_M
+    inner, outer = arm.half_width_m + KERB_MARGIN_M - 0.1, arm.half_width_m + KERB_MARGIN_M + PARKING_WIDTH_M
     return [
         shapely.Polygon(
             np.concatenate(
@@ -195,13 +199,20 @@ def _parking(layout: Layout) -> tuple[Floats, Floats]:
             ranges = _parking_ranges(arm) if parked else []
             for first, last in ranges:
                 places = np.arange(first + 2, last - 1, _SLOT_M / STEP_M).astype(int)
+                places = places[_straight(arm)[places]]
                 at = arm.line[places]
-                xy = polyline.offset(at, side * (arm.half_width_m + PARKING_WIDTH_M / 2 + 0.15))
+                xy = polyline.offset(at, side * (arm.half_width_m + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - 0.35))
                 poses.append(np.column_stack([xy, at[:, 2] + (np.pi if side > 0 else 0.0)]))
                 arms.append(np.full(len(places), index))
     if not poses:
         return np.zeros((0, 3)), np.zeros(0)
     return np.concatenate(poses), np.concatenate(arms)
+
+
+def _straight(arm: Arm) -> Bools:
+    """(V,) True where the reference line is straight for a while: nobody parks in bends, where nobody sees them."""
+    bends = np.abs(np.diff(arm.line[:, 2], prepend=arm.line[0, 2])) / STEP_M > _PARKING_CURVATURE
+    return ~np.convolve(bends, np.ones(13), mode="same").astype(bool)
 
 
 def _sidewalk_lines(arm: Arm) -> list[Floats]:

@@ -1,8 +1,12 @@
 """Planar curves as arrays of vertices: building, offsetting, resampling."""
 
+from typing import Final
+
 import numpy as np
 
 from irl_vla.geometry import Floats
+
+_NEARLY_STRAIGHT_RAD: Final = 0.6
 
 
 def integrate(start: Floats, curvature: Floats, step_m: float) -> Floats:
@@ -40,7 +44,7 @@ def turn(start: Floats, end: Floats, step_m: float = 1.0) -> Floats:
     angle = (end[2] - start[2] + np.pi) % (2 * np.pi) - np.pi
     chord = end[:2] - start[:2]
     first, second = _unit(start[2]), _unit(end[2])
-    if abs(angle) < 0.15:
+    if abs(angle) < _NEARLY_STRAIGHT_RAD:  # the tangents may cross anywhere
         handles = (np.linalg.norm(chord) / 3,) * 2
     else:  # distances from both poses to where their tangents cross, shortened as for a circle
         cross = first[0] * second[1] - first[1] * second[0]
@@ -49,7 +53,8 @@ def turn(start: Floats, end: Floats, step_m: float = 1.0) -> Floats:
             (first[0] * chord[1] - first[1] * chord[0]) / cross,
         )
         ratio = 4 / 3 * np.tan(abs(angle) / 4) / np.tan(abs(angle) / 2)
-        handles = (max(reach[0], 1.0) * ratio, max(reach[1], 1.0) * ratio)
+        limit = float(np.linalg.norm(chord))
+        handles = (np.clip(reach[0], 1.0, limit) * ratio, np.clip(reach[1], 1.0, limit) * ratio)
     control = np.stack([start[:2], start[:2] + handles[0] * first, end[:2] - handles[1] * second, end[:2]])
     t = np.linspace(0.0, 1.0, 65)[:, None]
     curve = (

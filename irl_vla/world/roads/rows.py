@@ -118,7 +118,7 @@ class RowCollector:
                 parts[lane].append((row.id, group, row.baseline))
             if place < len(gaps):
                 following = groups[place + 1]
-                area = _band(gaps[place], _inner(arm), _outer(arm)).buffer(0.1, join_style="mitre")
+                area = _band(gaps[place], 0.0, _outer(arm)).buffer(0.1, join_style="mitre")
                 crossing = self._add_intersection(area, "pass_through")
                 block = self._add_block_connector(group, following, crossing, area)
                 for lane, (before, after) in enumerate(zip(lane_rows[group], lane_rows[following], strict=True)):
@@ -170,7 +170,7 @@ class RowCollector:
         lines = [polyline.offset(poses, -edge) for edge in edges]
         kinds = [_SOLID, *[_DASHED] * (arm.lanes - 1), _SOLID]
         sides = [self._add_boundary(line, kind) for line, kind in zip(lines, kinds, strict=True)]
-        area = _band(poses, _inner(arm), _outer(arm))
+        area = _band(poses, 0.0, _outer(arm))  # painted median included
         group = GroupRow(self._new_id(), area, sides[0], sides[-1])
         self.groups.append(group)
         for k in range(arm.lanes):
@@ -301,11 +301,6 @@ def _junction_polygon(arms: tuple[Arm, ...]) -> shapely.Polygon:
 def _band(poses: Floats, left_m: float, right_m: float) -> shapely.Polygon:
     """Strip between two offsets of reference poses, both counted to the left (so the right one is negative)."""
     return shapely.Polygon(np.concatenate([polyline.offset(poses, left_m), polyline.offset(poses, right_m)[::-1]]))
-
-
-def _inner(arm: Arm) -> float:
-    """Offset of the inner edge of the paved road, a little into the median."""
-    return -max(arm.median_m / 2 - 0.2, 0.0)
 
 
 def _outer(arm: Arm) -> float:

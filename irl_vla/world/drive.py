@@ -1,0 +1,79 @@
+"""Drives a scenario until the result is worth recording: clean, and showing what its kind promises."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import shapely
+
+from irl_vla.geometry import PACIFICA, box_corners
+from irl_vla.world.drivers import EGO, Scenario
+from irl_vla.world.roads.network import Network
+from irl_vla.world.scenarios import draw_scenario
+from irl_vla.world.traffic import WALKER_SIZE_M, Moment, simulate
+
+_ATTEMPTS: Final = 30
+_EVENT_ATTEMPTS: Final = 8  # after so many, a clean drive without the event will do
+_NEAR_M: Final = 15.0
+_SIDE_AIR_M: Final = 0.3
+_NOTABLE_BRAKING_MPS2: Final = -1.0
+_LONGEST_STAND: Final = 0.4  # share of a drive
+
+
+def drive(network: Network, kind: str, frames: int, generator: np.random.Generator) -> tuple[Scenario, list[Moment]]:
+    """Draws and simulates scenarios of a kind until one is clean and eventful.
+
+    Args:
+        frames: moments at 2 Hz.
+
+    Raises:
+        RuntimeError: if no clean drive is found, which would be a fault of the world.
+    """
+    clean: tuple[Scenario, list[Moment]] | None = None
+    for attempt in range(_ATTEMPTS):
+        scenario = draw_scenario(network, kind, generator)
+        moments = simulate(scenario, frames, generator)
+        if not is_clean(scenario, moments):
+            continue
+        if is_eventful(scenario, moments):
+            return scenario, moments
+        clean = clean or (scenario, moments)
+        if attempt >= _EVENT_ATTEMPTS:
+            break
+    if clean is None:
+        raise RuntimeError(f"layout {network.layout.name}: no clean {kind!r} drive in {_ATTEMPTS} attempts")
+    return clean
+
+
+def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
+    """True if the ego comes closer than 30 cm to nobody."""
+    sizes = np.array(
+        [driver.size_m for driver in scenario.drivers[1:]]
+        + [WALKER_SIZE_M] * len(scenario.walkers)
+        + [item.size_m for item in scenario.strollers]
+        + [size for _, _, size in scenario.still]
+    ).reshape(-1, 3)
+    still = np.array([pose for _, pose, _ in scenario.still]).reshape(-1, 3)
+    for moment in moments:
+        poses = np.concatenate([moment.poses[1:], moment.walkers, moment.strollers, still])
+        ego = moment.poses[EGO]
+        near = np.linalg.norm(poses[:, :2] - ego[:2], axis=1) < _NEAR_M  # False for drivers who left (NaN)
+        body = shapely.Polygon(box_corners(ego, PACIFICA.length + 2 * _SIDE_AIR_M, PACIFICA.width + 2 * _SIDE_AIR_M))
+        others = shapely.polygons(box_corners(poses[near], sizes[near, 0], sizes[near, 1]))
+        if np.any(shapely.intersects(body, others)):
+            return False
+    return True
+
+
+def is_eventful(scenario: Scenario, moments: Sequence[Moment]) -> bool:
+    """True if the ego does what the kind is about, and does not stand for most of the drive."""
+    speeds = np.array([moment.ego.speed_mps for moment in moments])
+    braking = min(moment.ego.acceleration_mps2 for moment in moments)
+    if np.mean(speeds < 0.1) > _LONGEST_STAND:
+        return False
+    if scenario.kind in ("lead_stop", "red_light", "pedestrian", "cut_in"):
+        return braking < _NOTABLE_BRAKING_MPS2
+    if scenario.kind in ("turn_left", "turn_right", "crossing", "green_light"):
+        enter, leave = scenario.route.junction_m
+        return moments[0].ego.along_m < enter and moments[-1].ego.along_m > leave
+    return True
