@@ -189,7 +189,7 @@ class LossWeights(Config):
     """Weights of the encoder's losses in the imitation loss."""
 
     heatmap: NonNegativeFloat = 1.0
-    box: NonNegativeFloat = 0.2
+    box: NonNegativeFloat = 1.0
     map: NonNegativeFloat = 1.0
     answer: NonNegativeFloat = 0.2
 
