@@ -47,6 +47,8 @@ def test_views_follow_their_scene(dataset):
         f"{ref.token}{view}" for ref in scene_refs(dataset, "train", [LOG]) for view in ("", "-s1", "-s2")
     ]
     original, view = prepared[0], prepared[1]
+    assert original.red_active.all()  # the log names the connector by number, the map by text
+    assert len(original.red_lights) == 1
     assert 0 < np.hypot(*(view.ego_state[:2] - original.ego_state[:2])) < 2.0
     np.testing.assert_allclose(view.tracks.poses, original.tracks.poses, atol=1e-6)  # the world stays where it was
 
@@ -91,9 +93,7 @@ def test_a_failing_scene_is_named_and_the_others_go_on(session, dataset, tmp_pat
 
 
 def test_a_limit_of_scenes_holds_over_all_logs(session, dataset, tmp_path):
-    write_split(
-        dataset.root, "few", "mini", SceneFilter(num_future_frames=8, frame_interval=1, max_scenes=WINDOWS + 1)
-    )
+    write_split(dataset.root, "few", "mini", SceneFilter(num_future_frames=8, frame_interval=1, max_scenes=WINDOWS + 1))
     store = prepare_split(dataset, "few", None, tmp_path / "store", seed=0)
     assert store.tokens == tuple(ref.token for ref in scene_refs(dataset, "few"))
     assert len(store) == WINDOWS + 1
