@@ -1,6 +1,6 @@
 """Drivers, pedestrians and signals of a scenario, before anything moves."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -97,7 +97,7 @@ class SignalPlan:
     Attributes:
         start_s: a time at which axis 0 turns green.
         green_s: green time of each axis.
-        clearance_s: amber and all-red after each green: nobody sets off, the junction empties, nothing is flagged red yet.
+        clearance_s: amber and all-red after each green: nobody sets off, the junction empties, nothing is flagged red.
     """
 
     start_s: float
@@ -120,6 +120,7 @@ class Scenario:
 
     Attributes:
         route: the ego's.
+        warm_up_s: time simulated before the record starts.
         drivers: the ego first.
         still: (name, pose (3,), size) of what never moves.
     """
@@ -133,7 +134,6 @@ class Scenario:
     still: tuple[tuple[str, Floats, tuple[float, float, float]], ...] = ()
     signal: SignalPlan | None = None
     warm_up_s: float = 2.0
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 def path_of(line: Floats) -> Floats:

@@ -42,11 +42,13 @@ class ExpertState:
 
     @property
     def pose(self) -> Floats:
+        """(3,) rear-axle pose."""
         return np.array([self.x, self.y, self.heading])
 
     @property
     def lateral_acceleration_mps2(self) -> float:
-        return self.speed_mps**2 * np.tan(self.steering_rad) / PACIFICA.wheel_base
+        """At the rear axle, positive to the left."""
+        return float(self.speed_mps**2 * np.tan(self.steering_rad) / PACIFICA.wheel_base)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

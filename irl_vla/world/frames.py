@@ -43,7 +43,13 @@ class _Thing:
 
 
 def make_frames(
-    scenario: Scenario, moments: Sequence[Moment], stamp: LogStamp, range_m: float, rig: Rig | None, has_lidar: bool
+    scenario: Scenario,
+    moments: Sequence[Moment],
+    stamp: LogStamp,
+    *,
+    range_m: float,
+    rig: Rig | None,
+    has_lidar: bool,
 ) -> list[Frame]:
     """Frames of a drive; sensor files are named but not made.
 
@@ -70,7 +76,7 @@ def make_frames(
     return frames
 
 
-def braking_tokens(scenario: Scenario, moment: Moment, stamp: LogStamp) -> frozenset[str]:
+def braking_tokens(moment: Moment, stamp: LogStamp) -> frozenset[str]:
     """Track tokens of the vehicles whose brake lights are on."""
     braking = np.flatnonzero(moment.accelerations < _BRAKE_LIGHT_MPS2)
     return frozenset(_token(stamp, "driver", int(index)) for index in braking if index != EGO)

@@ -23,7 +23,7 @@ from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.errors import CheckpointError
-from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
+from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
 from irl_vla.world.drive import drive
@@ -82,12 +82,15 @@ def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> s
     sensors = config.sensors
     rig = _rig(sensors)
     has_lidar = sensors is not None and sensors.lidar is not None
-    frames = make_frames(scenario, moments, stamp, config.object_range_m, rig, has_lidar)
+    frames = make_frames(scenario, moments, stamp, range_m=config.object_range_m, rig=rig, has_lidar=has_lidar)
     if sensors is not None:
         map_view = load_map(open_dataset(DataConfig(root=root)), plan.layout.city)
         folder = root / "sensor_blobs" / plan.layout.split
         for frame, moment in zip(frames, moments, strict=True):
-            _write_cameras(folder, frame, map_view, rig, sensors, braking_tokens(scenario, moment, stamp))
+            if rig is not None:
+                images = paint_cameras(frame, map_view, rig, braking_tokens(moment, stamp))
+                for camera, image in images.items():
+                    write_image(folder / frame.cameras[camera].path, image, sensors.jpeg_quality)
             if sensors.lidar is not None and frame.lidar_path is not None:
                 write_sweep(folder / frame.lidar_path, cast_lidar(frame, map_view, sensors.lidar, generator))
     vehicle = f"veh-{plan.layout.number % 100:02d}"
@@ -114,15 +117,6 @@ def _rig(sensors: WorldSensorConfig | None) -> Rig | None:
     if sensors is None or not sensors.cameras:
         return None
     return default_rig(sensors.cameras, sensors.image_width_px, sensors.image_height_px)
-
-
-def _write_cameras(
-    folder: Path, frame: Frame, map_view: MapView, rig: Rig | None, sensors: WorldSensorConfig, braking: frozenset[str]
-) -> None:
-    if rig is None:
-        return
-    for name, image in paint_cameras(frame, map_view, rig, braking).items():
-        write_image(folder / frame.cameras[name].path, image, sensors.jpeg_quality)
 
 
 def _write_maps(config: WorldConfig, root: Path, seed: int) -> None:

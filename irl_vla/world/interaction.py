@@ -1,7 +1,7 @@
 """Who must give way to whom, compiled with Numba: leaders on a path and gaps at junctions."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
@@ -32,30 +32,71 @@ def compiled(function: _Function) -> _Function:
     return cast(_Function, numba.njit(cache=True)(function))
 
 
-@compiled
-def find_leaders(
-    paths: Floats,
-    counts: Ints,
-    fronts: Floats,
-    half_widths: Floats,
-    corners: Floats,
-    poses: Floats,
-    speeds: Floats,
-    reach: float,
-) -> tuple[Floats, Floats]:
-    """Nearest object on each vehicle's path.
+class PathDrivers(NamedTuple):
+    """Vehicles that look along their paths.
 
-    Args:
-        paths: (N, V, 3) poses along each vehicle's path, 1 m apart; ``counts`` (N,) of them are real.
+    Attributes:
+        paths: (N, V, 3) poses, 1 m apart; ``counts`` (N,) of them are real.
         fronts: (N,) arc length of the front bumper; negative switches a vehicle off.
-        half_widths: (N,) of the vehicles.
-        corners: (A, 5, 2) corners and centre of all objects; the first N are the vehicles themselves.
-        poses: (A, 3) centres; speeds: (A,).
-        reach: look no further than this, metres.
+        half_widths: (N,).
+    """
+
+    paths: Floats
+    counts: Ints
+    fronts: Floats
+    half_widths: Floats
+
+
+class Obstacles(NamedTuple):
+    """All objects, the N vehicles first: corners and centre (A, 5, 2), centre poses (A, 3), speeds (A,)."""
+
+    corners: Floats
+    poses: Floats
+    speeds: Floats
+
+
+class JunctionTraffic(NamedTuple):
+    """Vehicles that may use the junction.
+
+    Attributes:
+        movements: (N,) movement through the junction, -1 for none.
+        to_line: (N,) from front bumper to stop line; negative once crossed.
+        lengths, speeds: (N,).
+        turn_speeds: (N,) speed with which they will cross the junction.
+    """
+
+    movements: Ints
+    to_line: Floats
+    lengths: Floats
+    speeds: Floats
+    turn_speeds: Floats
+
+
+class JunctionRules(NamedTuple):
+    """Right of way of the M movements.
+
+    Attributes:
+        lights: (M,) GREEN, CLEARANCE or RED.
+        ranks: (M,) higher goes first.
+        merging: (M, M) True where two movements end in the same lane.
+        zones: (M, M, 2) as ``Network.conflicts``.
+    """
+
+    lights: Ints
+    ranks: Floats
+    merging: Bools
+    zones: Floats
+
+
+@compiled
+def find_leaders(drivers: PathDrivers, obstacles: Obstacles, reach: float) -> tuple[Floats, Floats]:
+    """Nearest object on each vehicle's path, at most ``reach`` metres ahead.
 
     Returns:
         (N,) gap from bumper to object in metres (1e6 if free) and (N,) speed of the object along the path.
     """
+    paths, counts, fronts, half_widths = drivers
+    corners, poses, speeds = obstacles
     count = len(paths)
     gaps = np.full(count, 1e6)
     leader_speeds = np.zeros(count)
@@ -110,87 +151,63 @@ def _project(path: Floats, first: int, last: int, x: float, y: float) -> tuple[f
 
 
 @compiled
-def must_wait(
-    movements: Ints,
-    to_line: Floats,
-    sizes: Floats,
-    speeds: Floats,
-    turn_speeds: Floats,
-    lights: Ints,
-    ranks: Floats,
-    merging: Bools,
-    zones: Floats,
-) -> Bools:
-    """Which vehicles must stop at their stop line, for a light or to give way.
-
-    Args:
-        movements: (N,) movement through the junction, -1 for none.
-        to_line: (N,) from front bumper to stop line; negative once crossed.
-        sizes: (N,) vehicle lengths.
-        speeds: (N,); turn_speeds: (N,) speed with which they will cross the junction.
-        lights: (M,) GREEN, CLEARANCE or RED of each movement; ranks: (M,) higher goes first.
-        merging: (M, M) True where two movements end in the same lane; zones: (M, M, 2) as ``Network.conflicts``.
-    """
-    count = len(movements)
+def must_wait(traffic: JunctionTraffic, rules: JunctionRules) -> Bools:
+    """(N,) which vehicles must stop at their stop line, for a light or to give way."""
+    count = len(traffic.movements)
     waits = np.zeros(count, dtype=np.bool_)
     for i in range(count):
-        m = movements[i]
-        distance = to_line[i]
+        m = traffic.movements[i]
+        distance = traffic.to_line[i]
         if m < 0 or distance <= 0.0 or distance > _DECIDE_M:
             continue
-        stopping = speeds[i] ** 2 / (2 * max(distance, 0.1))
+        stopping = traffic.speeds[i] ** 2 / (2 * max(distance, 0.1))
         if stopping > _HARDEST_STOP_MPS2:
             continue
-        if lights[m] == RED or (lights[m] == CLEARANCE and stopping < _COMFORT_STOP_MPS2):
+        if rules.lights[m] == RED or (rules.lights[m] == CLEARANCE and stopping < _COMFORT_STOP_MPS2):
             waits[i] = True
             continue
         for j in range(count):
-            if j == i or movements[j] < 0 or np.isnan(zones[m, movements[j], 0]):
+            if j == i or traffic.movements[j] < 0 or np.isnan(rules.zones[m, traffic.movements[j], 0]):
                 continue
-            if _in_the_way(i, j, movements, to_line, sizes, speeds, turn_speeds, lights, ranks, merging, zones):
+            if _will_come(i, j, traffic, rules) and _in_the_way(i, j, traffic, rules):
                 waits[i] = True
                 break
     return waits
 
 
 @compiled
-def _in_the_way(
-    i: int,
-    j: int,
-    movements: Ints,
-    to_line: Floats,
-    sizes: Floats,
-    speeds: Floats,
-    turn_speeds: Floats,
-    lights: Ints,
-    ranks: Floats,
-    merging: Bools,
-    zones: Floats,
-) -> bool:
-    m, n = movements[i], movements[j]
-    my_in, my_out = zones[m, n, 0], zones[m, n, 1]
-    its_in, its_out = zones[n, m, 0], zones[n, m, 1]
-    if -to_line[j] - sizes[j] > its_out:
+def _will_come(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) -> bool:
+    """True if vehicle j is in the junction, or will enter it with the right of way over i."""
+    to_line = traffic.to_line
+    if to_line[j] <= 0.0:
+        return True
+    m, n = traffic.movements[i], traffic.movements[j]
+    if rules.lights[n] == RED or to_line[j] > _TRAFFIC_M:
+        return False
+    stopping = traffic.speeds[j] ** 2 / (2 * max(to_line[j], 0.1))
+    if rules.lights[n] == CLEARANCE and stopping < _COMFORT_STOP_MPS2:
+        return False
+    return bool(rules.ranks[n] > rules.ranks[m] or (rules.ranks[n] == rules.ranks[m] and to_line[j] <= to_line[i]))
+
+
+@compiled
+def _in_the_way(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) -> bool:
+    """True if i and j would be in their common zone at about the same time."""
+    m, n = traffic.movements[i], traffic.movements[j]
+    mine, its = rules.zones[m, n], rules.zones[n, m]
+    to_line, lengths, speeds, turn_speeds = traffic.to_line, traffic.lengths, traffic.speeds, traffic.turn_speeds
+    if -to_line[j] - lengths[j] > its[1]:
         return False
     inside = to_line[j] <= 0.0
-    if not inside:
-        if lights[n] == RED or to_line[j] > _TRAFFIC_M:
-            return False
-        if lights[n] == CLEARANCE and speeds[j] ** 2 / (2 * max(to_line[j], 0.1)) < _COMFORT_STOP_MPS2:
-            return False
-        if ranks[n] < ranks[m] or (ranks[n] == ranks[m] and to_line[j] > to_line[i]):
-            return False
-    arrive = _travel_time(to_line[i] + my_in, speeds[i], turn_speeds[i])
-    leave = _travel_time(to_line[i] + my_out + sizes[i], speeds[i], turn_speeds[i])
-    its_arrival = _travel_time(to_line[j] + its_in, speeds[j], turn_speeds[j])
-    if merging[m, n]:
-        if inside:  # follow into the lane
-            return arrive < its_arrival + 1.5
-        return leave + 1.5 > its_arrival and arrive < its_arrival + 2.0
-    its_leave = (to_line[j] + its_out + sizes[j]) / max(speeds[j], 3.0)
-    if inside:
-        return arrive < its_leave + _BEHIND_S
-    return arrive < its_leave + _BEHIND_S and leave + _BEFORE_S > its_arrival
+    arrive = _travel_time(to_line[i] + mine[0], speeds[i], turn_speeds[i])
+    leave = _travel_time(to_line[i] + mine[1] + lengths[i], speeds[i], turn_speeds[i])
+    its_arrival = _travel_time(to_line[j] + its[0], speeds[j], turn_speeds[j])
+    if rules.merging[m, n] and inside:  # follow into the lane
+        return bool(arrive < its_arrival + 1.5)
+    if rules.merging[m, n]:
+        return bool(leave + 1.5 > its_arrival and arrive < its_arrival + 2.0)
+    its_leave = (to_line[j] + its[1] + lengths[j]) / max(speeds[j], 3.0)
+    return bool(arrive < its_leave + _BEHIND_S and (inside or leave + _BEFORE_S > its_arrival))
 
 
 @compiled
@@ -201,5 +218,5 @@ def _travel_time(distance: float, speed: float, top_speed: float) -> float:
     top = max(top_speed, speed, 0.5)
     ramp = (top * top - speed * speed) / (2 * _PULL_AWAY_MPS2)
     if ramp >= distance:
-        return (np.sqrt(speed * speed + 2 * _PULL_AWAY_MPS2 * distance) - speed) / _PULL_AWAY_MPS2
+        return float((np.sqrt(speed * speed + 2 * _PULL_AWAY_MPS2 * distance) - speed) / _PULL_AWAY_MPS2)
     return (top - speed) / _PULL_AWAY_MPS2 + (distance - ramp) / top

@@ -43,10 +43,12 @@ class LayoutPlan:
 
     @property
     def name(self) -> str:
+        """Layout name in ``layouts.json``."""
         return f"{self.split}-{self.index:03d}"
 
     @property
     def city(self) -> str:
+        """City whose map file holds the layout."""
         return CITIES[self.number % len(CITIES)]
 
 
@@ -66,6 +68,7 @@ class LogPlan:
         )
 
     def log_name(self, frames: int) -> str:
+        """NAVSIM-style name of a log with so many frames."""
         return f"{self.start:%Y.%m.%d.%H.%M.%S}_veh-{self.layout.number % 100:02d}_00000_{frames:05d}"
 
 
@@ -123,7 +126,17 @@ def network_of(plan: LayoutPlan, seed: int) -> Network:
     generator = np.random.default_rng([seed, _LAYOUT_STREAM, SPLITS.index(plan.split), plan.index])
     family = FAMILIES[plan.index % len(FAMILIES)]
     # ids start at one layout's worth, so that number 0 has no id 0
-    return build_network(draw_layout(plan.name, plan.number + 1, plan.city, family, centre, plan.index, generator))
+    return build_network(
+        draw_layout(
+            plan.name,
+            generator,
+            number=plan.number + 1,
+            city=plan.city,
+            family=family,
+            centre=centre,
+            index=plan.index,
+        )
+    )
 
 
 def log_generator(plan: LogPlan, seed: int) -> np.random.Generator:

@@ -1,10 +1,10 @@
 """Draws scenarios: where the ego starts, who else is there, and what happens.
 
-Kinds: ``cruise`` free driving · ``curve`` a bend that asks for less speed · ``follow`` dense flow · ``lead_stop`` the leader
-brakes, often to a standstill, and drives on · ``red_light`` a signal that is red or turns red · ``green_light`` one that is
-green · ``turn_left``, ``turn_right`` at a junction · ``crossing`` from the minor road across the major one ·
-``pedestrian`` at a mid-block crosswalk · ``parked`` along a row of parked cars · ``cut_in`` somebody changes into the
-ego's lane.
+Kinds: ``cruise`` free driving · ``curve`` a bend that asks for less speed · ``follow`` dense flow · ``lead_stop`` the
+leader brakes, often to a standstill, and drives on · ``red_light`` a signal that is red or turns red · ``green_light``
+one that is green · ``turn_left``, ``turn_right`` at a junction · ``crossing`` from the minor road across or into the
+major one · ``pedestrian`` at a mid-block crosswalk · ``parked`` along a row of parked cars · ``cut_in`` somebody
+changes into the ego's lane.
 """
 
 from dataclasses import dataclass
@@ -201,7 +201,9 @@ def _cast(
         target = 0.0 if generator.random() < 0.65 else 0.35 * place.speed_mps
         orders = ((begin, begin + float(generator.uniform(3.0, 5.0)), target),)
         gap = float(generator.uniform(1.2, 2.2)) * place.speed_mps + 4.0
-        drivers.append(surroundings.driver_on(network, place.route, front + gap, place.speed_mps, generator, orders))
+        drivers.append(
+            surroundings.driver_on(network, place.route, front + gap, place.speed_mps, generator, slow_downs=orders)
+        )
     elif kind == "follow":
         position, speed = front, place.speed_mps * float(generator.uniform(0.65, 0.9))
         for _ in range(3):
@@ -211,7 +213,9 @@ def _cast(
             )
             position += 5.0
     elif kind == "cut_in":
-        drivers += surroundings.lane_changer(network, place.route, front, place.speed_mps, _WARM_UP_S, generator)
+        drivers += surroundings.lane_changer(
+            network, place.route, front, place.speed_mps, generator, warm_up_s=_WARM_UP_S
+        )
     elif kind == "red_light" and signal is not None and generator.random() < 0.5:
         enter = place.route.junction_m[0]
         for rank in range(int(generator.integers(1, 3))):
@@ -241,16 +245,16 @@ def _walkers(network: Network, kind: str, place: Place, generator: np.random.Gen
             continue
         near_end = 0 if walk.arm == out else 1  # the kerb beside the ego's lanes
         from_end = near_end if met and generator.random() < 0.7 else int(generator.integers(2))
-        for _ in range(int(generator.integers(1, 4))):
-            walkers.append(
-                Walker(
-                    crosswalk=index,
-                    from_end=from_end if generator.random() < 0.8 else 1 - from_end,
-                    speed_mps=float(generator.uniform(1.1, 1.7)),
-                    beside_m=float(generator.uniform(-1.2, 1.2)),
-                    margin_m=float(generator.uniform(2.0, 10.0)),
-                    earliest_s=-_WARM_UP_S if met else float(generator.uniform(0.0, 12.0)),
-                    latest_s=12.0 if met else 0.0,
-                )
+        walkers += [
+            Walker(
+                crosswalk=index,
+                from_end=from_end if generator.random() < 0.8 else 1 - from_end,
+                speed_mps=float(generator.uniform(1.1, 1.7)),
+                beside_m=float(generator.uniform(-1.2, 1.2)),
+                margin_m=float(generator.uniform(2.0, 10.0)),
+                earliest_s=-_WARM_UP_S if met else float(generator.uniform(0.0, 12.0)),
+                latest_s=12.0 if met else 0.0,
             )
+            for _ in range(int(generator.integers(1, 4)))
+        ]
     return tuple(walkers)

@@ -31,6 +31,7 @@ def driver_on(
     centre_m: float,
     speed_mps: float,
     generator: np.random.Generator,
+    *,
     slow_downs: tuple[tuple[float, float, float], ...] = (),
     speed_mps_max: float | None = None,
 ) -> Driver:
@@ -65,8 +66,9 @@ def lane_changer(
     route: Route,
     ego_front_m: float,
     ego_speed_mps: float,
-    warm_up_s: float,
     generator: np.random.Generator,
+    *,
+    warm_up_s: float,
 ) -> list[Driver]:
     """A vehicle ahead in the next lane that changes into the ego's lane on the same stretch of road, then slows."""
     lane = network.movements[route.movement].to_lane
@@ -172,7 +174,7 @@ def draw_still(
         count = int(generator.integers(0, 5))
         start = float(generator.uniform(20.0, along[-1] - 40.0))
         beside = _shifted(line, 0.6)
-        places = polyline.at(beside, along, start + 2.5 * np.arange(count))
+        places = polyline.at(beside, along, start + 2.5 * np.arange(count, dtype=np.float64))
         heading = float(np.interp(start, along, polyline.headings(line)))
         items += [(name, np.array([*place, heading]), _CLUTTER[name]) for place in places]
     return tuple(items)

@@ -10,7 +10,16 @@ from irl_vla.driving.idm import IdmParameters, idm_acceleration
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre
 from irl_vla.world import expert
 from irl_vla.world.drivers import EGO, Driver, Scenario, Walker
-from irl_vla.world.interaction import GREEN, SIGHT_M, find_leaders, must_wait
+from irl_vla.world.interaction import (
+    GREEN,
+    SIGHT_M,
+    JunctionRules,
+    JunctionTraffic,
+    Obstacles,
+    PathDrivers,
+    find_leaders,
+    must_wait,
+)
 from irl_vla.world.roads import polyline
 from irl_vla.world.roads.network import Network
 
@@ -179,7 +188,7 @@ def _poses(fixed: _Fixed, state: _State) -> Floats:
     index = np.clip(state.along.astype(int), 0, fixed.counts - 2)
     share = (state.along - index)[:, None]
     rows = np.arange(len(index))
-    poses = fixed.paths[rows, index] * (1 - share) + fixed.paths[rows, index + 1] * share
+    poses: Floats = fixed.paths[rows, index] * (1 - share) + fixed.paths[rows, index + 1] * share
     poses[EGO] = rear_axle_to_centre(state.ego.pose)
     poses[~state.present] = _GONE_M
     return poses
@@ -219,9 +228,8 @@ def _leaders(scenario: Scenario, fixed: _Fixed, state: _State, poses: Floats, fr
     widths = np.concatenate([fixed.widths, np.full(len(walkers), WALKER_SIZE_M[1])])
     corners = np.concatenate([box_corners(centres, lengths, widths), centres[:, None, :2]], axis=1)
     speeds = np.concatenate([state.speeds, walker_speeds])
-    gaps, leader_speeds = find_leaders(
-        fixed.paths, fixed.counts, fronts, fixed.widths / 2, corners, centres, speeds, SIGHT_M
-    )
+    drivers = PathDrivers(fixed.paths, fixed.counts, fronts, fixed.widths / 2)
+    gaps, leader_speeds = find_leaders(drivers, Obstacles(corners, centres, speeds), SIGHT_M)
     return gaps, leader_speeds
 
 
@@ -232,17 +240,8 @@ def _line_gaps(scenario: Scenario, fixed: _Fixed, state: _State, fronts: Floats,
         by_axis = np.array([scenario.signal.light(axis, time_s) for axis in (0, 1)])
         lights = by_axis[fixed.movement_axes]
     to_line = np.where(state.present, fixed.enters - fronts, -_GONE_M)
-    waits = must_wait(
-        fixed.movements,
-        to_line,
-        fixed.lengths,
-        state.speeds,
-        fixed.turn_speeds,
-        lights,
-        fixed.ranks,
-        fixed.merging,
-        scenario.network.conflicts,
-    )
+    traffic = JunctionTraffic(fixed.movements, to_line, fixed.lengths, state.speeds, fixed.turn_speeds)
+    waits = must_wait(traffic, JunctionRules(lights, fixed.ranks, fixed.merging, scenario.network.conflicts))
     return np.where(waits, to_line, _GONE_M)
 
 
@@ -301,9 +300,10 @@ def _walker_poses(scenario: Scenario, state: _State) -> tuple[Floats, Floats]:
 
 
 def _move_drivers(fixed: _Fixed, state: _State, wanted: Floats) -> None:
-    state.accelerations = np.where(state.speeds + STEP_S * wanted <= 0.02, np.minimum(wanted, 0.0) * 0.0, wanted)
     speeds = np.maximum(state.speeds + STEP_S * wanted, 0.0)
-    speeds[(speeds < 0.02) & (wanted <= 0.0)] = 0.0
+    stands = (speeds < 0.02) & (wanted <= 0.0)
+    speeds[stands] = 0.0
+    state.accelerations = np.where(stands, 0.0, wanted)
     state.along = state.along + STEP_S * (state.speeds + speeds) / 2
     state.speeds = speeds
     state.present &= state.along < fixed.counts - 3.0

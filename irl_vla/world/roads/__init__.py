@@ -1,1 +1,0 @@
-"""Road layouts: drawn from a seed, built into lanes, and written as map rows."""

@@ -74,20 +74,22 @@ class Layout:
 
     @property
     def has_signal(self) -> bool:
+        """True if traffic lights rule the junction."""
         return self.family.endswith("signal")
 
     @property
     def is_junction(self) -> bool:
+        """False for a bend, where two arms simply continue each other."""
         return len(self.arms) > 2
 
 
 def draw_layout(
-    name: str, number: int, city: str, family: str, centre: Floats, index: int, generator: np.random.Generator
+    name: str, generator: np.random.Generator, *, number: int, city: str, family: str, centre: Floats, index: int
 ) -> Layout:
     """Draws a layout; arms that would come too close to each other are drawn again with straighter ones.
 
     Args:
-        index: place in its split; lane counts follow from it, so that every split has roads of one, two and three lanes.
+        index: place in its split; lane counts follow from it, so that every split has roads of 1, 2 and 3 lanes.
     """
     bearings, axes = _bearings(family, generator)
     lanes = _lane_counts(family, index, generator)
@@ -97,7 +99,7 @@ def draw_layout(
     for attempt in range(40):
         bend_scale = 1.0 - attempt / 39
         arms = tuple(
-            _draw_arm(centre, bearing, axis, setback, roads[axis], bend_scale, generator)
+            _draw_arm(_arm_start(centre, bearing, setback), axis, roads[axis], bend_scale, generator)
             for bearing, axis in zip(bearings, axes, strict=True)
         )
         if _apart(arms):
@@ -134,15 +136,14 @@ def _cross_section(lanes: int, generator: np.random.Generator) -> dict[str, floa
     }
 
 
+def _arm_start(centre: Floats, bearing: float, setback_m: float) -> Floats:
+    return np.array([*(centre + setback_m * np.array([np.cos(bearing), np.sin(bearing)])), bearing])
+
+
 def _draw_arm(
-    centre: Floats,
-    bearing: float,
-    axis: int,
-    setback_m: float,
-    road: dict[str, float],
-    bend_scale: float,
-    generator: np.random.Generator,
+    start: Floats, axis: int, road: dict[str, float], bend_scale: float, generator: np.random.Generator
 ) -> Arm:
+    """An arm that leaves the junction at ``start`` (3,); ``bend_scale`` 0 makes it straight."""
     steps = round(generator.uniform(*_ARM_LENGTH_M) / STEP_M)
     curvature = np.zeros(steps)
     # tight enough that drivers slow down, wide enough for the road; lateral acceleration 2.5 .. 4.5 at the limit
@@ -159,7 +160,6 @@ def _draw_arm(
     ramp = np.ones(8) / 8  # 16 m from straight to full curvature
     curvature = np.convolve(curvature, ramp, mode="same")
     curvature[:6] = curvature[-6:] = 0.0
-    start = np.array([*(centre + setback_m * np.array([np.cos(bearing), np.sin(bearing)])), bearing])
     return Arm(
         line=polyline.integrate(start, curvature, STEP_M),
         lanes=int(road["lanes"]),

@@ -40,8 +40,8 @@ class Network:
         content: rows of the map file.
         inbound, outbound: per arm, per lane from the left: the chain of lanes and connectors in driving direction.
         movements: ways through the junction.
-        conflicts: (N, N, 2) arc lengths on movement i between which it meets movement j; NaN where they never meet or
-            leave the same lane.
+        conflicts: (N, N, 2) arc lengths on movement i between which it meets movement j; NaN where they never
+            meet or leave the same lane.
         parking_slots: (N, 3) poses of parked cars' centres; ``parking_arms`` (N,) their arm.
         sidewalks: (V, 2) centrelines, one on each side of each arm, pointing away from the junction.
     """
@@ -64,7 +64,7 @@ class Route:
 
     Attributes:
         line: (V, 2) baseline over all its lanes.
-        lane_ids: lanes and connectors in driving order; ``lane_starts_m`` (len(lane_ids),) where each begins on ``line``.
+        lane_ids: lanes and connectors in driving order; ``lane_starts_m``: where each begins on ``line``.
         block_ids: the same for roadblocks and roadblock connectors, as strings.
         limits_mps: (len(lane_ids),) speed limits.
         movement: index into ``Network.movements``.

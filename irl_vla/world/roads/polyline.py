@@ -92,7 +92,7 @@ def joined(pieces: list[Floats]) -> Floats:
     """Concatenates (V_i, 2) pieces, dropping the vertices that repeat at the joints."""
     xy = np.concatenate(pieces)
     keep = np.concatenate([[True], np.linalg.norm(np.diff(xy, axis=0), axis=1) > 1e-6])
-    return xy[keep]
+    return np.asarray(xy[keep])
 
 
 def _unit(heading: float) -> Floats:

@@ -78,6 +78,7 @@ class RowCollector:
     _issued: int = 0
 
     def content(self) -> MapContent:
+        """All rows so far."""
         return MapContent(
             lanes=tuple(self.lanes),
             connectors=tuple(self.connectors),
@@ -123,7 +124,9 @@ class RowCollector:
                 block = self._add_block_connector(group, following, crossing, area)
                 for lane, (before, after) in enumerate(zip(lane_rows[group], lane_rows[following], strict=True)):
                     line = np.stack([before.baseline[-1], after.baseline[0]])
-                    connector = self._add_connector(before, after, block, crossing, line, arm.speed_limit_mps, ())
+                    connector = self._add_connector(
+                        (before, after), line, block=block, crossing=crossing, limit_mps=arm.speed_limit_mps, stops=()
+                    )
                     parts[lane].append((connector, block, line))
         return tuple(Chain(*(tuple(items) for items in zip(*part, strict=True))) for part in parts)
 
@@ -150,7 +153,9 @@ class RowCollector:
                 end = np.array([*after.baseline[0], arms[b].line[0, 2]])
                 line = polyline.turn(start, end)
                 limit = arms[a].speed_limit_mps
-                connector = self._add_connector(before, after, block, crossing, line, limit, stops[a])
+                connector = self._add_connector(
+                    (before, after), line, block=block, crossing=crossing, limit_mps=limit, stops=stops[a]
+                )
                 movements.append(Movement(connector, block, line, turn, a, i, b, j))
             self._cover_block(block, [row.polygon for row in self.connectors[first_connector:]])
         self._cover_intersection(crossing, [self._polygon_of(move.id) for move in movements])
@@ -190,18 +195,19 @@ class RowCollector:
 
     def _add_connector(
         self,
-        before: LaneRow,
-        after: LaneRow,
+        ends: tuple[LaneRow, LaneRow],
+        line: Floats,
+        *,
         block: int,
         crossing: int,
-        line: Floats,
         limit_mps: float,
         stops: tuple[int, ...],
     ) -> int:
+        before, after = ends
         heading = polyline.headings(line)
         poses = np.column_stack([line, heading])
-        ends = [_width(before, -1), _width(after, 0)]
-        half = np.interp(np.arange(len(line)), [0, len(line) - 1], ends)[:, None] / 2
+        widths = [_width(before, -1), _width(after, 0)]
+        half = np.interp(np.arange(len(line)), [0, len(line) - 1], widths)[:, None] / 2
         normal = polyline.offset(poses, 1.0) - line
         left, right = line + half * normal, line - half * normal
         sides = [self._add_boundary(side, _UNKNOWN) for side in (left, right)]
@@ -310,8 +316,9 @@ def _outer(arm: Arm) -> float:
 
 def _outline(polygons: Sequence[shapely.Polygon], grow_m: float) -> shapely.Polygon:
     merged = shapely.unary_union([polygon.buffer(grow_m, join_style="mitre") for polygon in polygons])
-    parts = list(merged.geoms) if isinstance(merged, shapely.MultiPolygon) else [merged]
-    return shapely.Polygon(max(parts, key=lambda part: part.area).exterior)
+    parts = merged.geoms if isinstance(merged, shapely.MultiPolygon) else (merged,)
+    largest = max((part for part in parts if isinstance(part, shapely.Polygon)), key=lambda part: part.area)
+    return shapely.Polygon(largest.exterior)
 
 
 def _width(lane: LaneRow, end: int) -> float:
