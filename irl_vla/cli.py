@@ -4,7 +4,6 @@ Only the standard library is imported before a stage is chosen, so that ``--help
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,25 +24,9 @@ _STAGES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage; returns the exit status (0 done, 2 bad input, 130 interrupted: the same command resumes)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("ray", "httpx", "alembic", "matplotlib", "mlflow", "numba", "fontTools"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    from irl_vla import stages
-    from irl_vla.errors import IrlVlaError
+    from irl_vla.stages.run import execute
 
-    try:
-        experiment = stages.load_experiment(options.config, options.overrides)
-        if options.print_config:
-            sys.stdout.write(experiment.to_yaml())
-            return 0
-        stages.STAGES[options.stage.replace("-", "_")](experiment)
-    except IrlVlaError as error:
-        logging.getLogger("irl_vla").error("%s: %s", type(error).__name__, error)
-        return 2
-    except KeyboardInterrupt:
-        logging.getLogger("irl_vla").warning("interrupted; the same command resumes")
-        return 130
-    return 0
+    return execute(options.stage.replace("-", "_"), options.config, options.overrides, options.print_config)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,9 +38,10 @@ MAY_IMPORT = {
     "report": JUDGE,
     "train": JUDGE | {"world"},
     "rl": JUDGE | {"train"},
-    "stages": JUDGE | {"session", "world", "train", "rl"},
-    "cli": {"errors", "config", "stages"},
-    "pipelines": {"errors", "config", "stages"},
+    "experiment": JUDGE | {"session", "world", "train", "rl"},
+    "stages": JUDGE | {"session", "world", "train", "rl", "experiment"},
+    "cli": {"stages"},
+    "pipelines": {"stages"},
 }
 RAY_LAYERS = {"session", "prepare", "select", "evaluate", "doctor", "train", "rl", "stages", "cli", "pipelines"}
 RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}

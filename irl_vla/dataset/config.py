@@ -48,7 +48,7 @@ class SensorConfig(Config):
     cameras: tuple[CameraName, ...] = ("CAM_F0", "CAM_L0", "CAM_R0")
     image_height_px: int = Field(default=108, gt=0)
     image_width_px: int = Field(default=192, gt=0)
-    lidar_history: tuple[HistoryIndex, ...] = (1, 3)
+    lidar_history: tuple[HistoryIndex, ...] = (2, 3)
     allow_missing: bool = False
 
     @model_validator(mode="after")

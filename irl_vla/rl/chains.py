@@ -82,7 +82,7 @@ def earn(bank: TokenBank, backend: RewardBackend, scenes: Scenes, plans: Floats,
     count, members, chains = plans.shape[:3]
     flat = scenes.rows.reshape(-1)
     scored = backend.score(flat, plans.reshape(count * members, chains, *PLAN_SHAPE))
-    unscored = ~np.asarray(scored.valid[..., :_EC]).reshape(len(flat), -1).all(axis=1)
+    unscored = ~np.asarray(scored.valid).all(axis=1)
     if unscored.any():
         raise SceneError(
             f"{bank.token[flat[unscored][0]]}: the reward backend cannot score this row ({unscored.sum()} of "

@@ -221,9 +221,9 @@ def make_optimiser(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW under a one-cycle schedule."""
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=max(config.steps, 2), pct_start=config.warmup_fraction
-    )
+    total = max(config.steps, 4)
+    rise = max(config.warmup_fraction, 2 / total)  # the schedule divides by zero where the rise is a single step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=rise)
     return optimiser, schedule
 
 

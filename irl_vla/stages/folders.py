@@ -1,0 +1,116 @@
+"""Where every stage's results lie, what each is made from, and what it needs opened."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irl_vla.config import Config
+from irl_vla.experiment import Experiment, StageFolder
+
+if TYPE_CHECKING:
+    from irl_vla.dataset.layout import Dataset
+    from irl_vla.epdms.store import PreparedStore
+    from irl_vla.rl.task import TaskSpec
+    from irl_vla.rl.validation import ValidationSpec
+
+
+def title(experiment: Experiment) -> str:
+    """Name of the experiment's parent run."""
+    return f"{experiment.name}, seed {experiment.seed}"
+
+
+def data_root(experiment: Experiment) -> Path:
+    """Where a generated dataset is written: ``data.root``, else ``data/<name>``."""
+    return (experiment.data.root or Path("data") / experiment.name).resolve()
+
+
+def dataset(experiment: Experiment) -> "Dataset":
+    """Opens the dataset.
+
+    Raises:
+        ConfigError: if a folder is missing.
+    """
+    from irl_vla.dataset.layout import Dataset, open_dataset
+
+    generated = experiment.generate is not None
+    data = experiment.data.with_overrides({"root": data_root(experiment)}) if generated else experiment.data
+    found = open_dataset(data)
+    return Dataset(found.root.resolve(), found.maps_root.resolve(), found.splits_root.resolve())
+
+
+def prepared(experiment: Experiment, split: str) -> "PreparedStore":
+    """The prepared scenes of a split, made where they are missing; the training split includes shifted views."""
+    from irl_vla.prepare import prepare_split
+
+    folder = experiment.shared / "prepared" / split
+    shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
+    return prepare_split(dataset(experiment), split, shifted, folder, experiment.data_seed)
+
+
+def pretrain(experiment: Experiment) -> StageFolder:
+    """Imitation: policy checkpoint, token banks, ego-status baseline."""
+    sections = {"model": experiment.model, "views": experiment.views, "pretrain": experiment.pretrain}
+    return _stage(experiment, "pretrain", {**sections, "data": experiment.data}, {})
+
+
+def label(experiment: Experiment) -> StageFolder:
+    """The label set."""
+    inputs = {"pretrain": pretrain(experiment).require("pretrain")}
+    return _stage(experiment, "label", {"label": experiment.label}, inputs)
+
+
+def train_reward(experiment: Experiment) -> StageFolder:
+    """The reward world model."""
+    inputs = {"label": label(experiment).require("label")}
+    return _stage(experiment, "train_reward", {"train_reward": experiment.train_reward}, inputs)
+
+
+def finetune(experiment: Experiment) -> StageFolder:
+    """The fine-tuned policy and its control."""
+    inputs = {"train_reward": train_reward(experiment).require("train_reward")}
+    return _stage(experiment, "finetune", {"finetune": experiment.finetune}, inputs)
+
+
+def sweep(experiment: Experiment) -> StageFolder:
+    """The trials of the sweep."""
+    inputs = {"train_reward": train_reward(experiment).require("train_reward")}
+    return _stage(experiment, "sweep", {"finetune": experiment.finetune, "sweep": experiment.sweep}, inputs)
+
+
+def policy_path(experiment: Experiment) -> Path:
+    """Checkpoint of imitation."""
+    return pretrain(experiment).path / "policy"
+
+
+def bank_path(experiment: Experiment, split: str) -> Path:
+    """Token bank of "train", "val" or "test"."""
+    return pretrain(experiment).path / "banks" / split
+
+
+def task_spec(experiment: Experiment) -> "TaskSpec":
+    """What fine-tuning runs on."""
+    from irl_vla.rl.task import TaskSpec
+
+    return TaskSpec(
+        policy=policy_path(experiment),
+        bank=bank_path(experiment, "train"),
+        reward=train_reward(experiment).path / "checkpoint",
+        labels=label(experiment).path,
+        prepared=experiment.shared / "prepared" / experiment.data.train,
+        config=experiment.finetune,
+        seed=experiment.seed,
+    )
+
+
+def validation_spec(experiment: Experiment) -> "ValidationSpec":
+    """What watches fine-tuning: bank and prepared scenes of the validation split."""
+    from irl_vla.rl.validation import ValidationSpec
+
+    store = prepared(experiment, experiment.data.val)
+    return ValidationSpec(bank_path(experiment, "val"), store.folder, experiment.evaluate.scorer)
+
+
+def _stage(experiment: Experiment, name: str, sections: Mapping[str, Config], inputs: Mapping[str, str]) -> StageFolder:
+    values = {key: section.model_dump(mode="json") for key, section in sections.items()}
+    seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
+    return StageFolder(experiment.folder / name, values | seeds, inputs)

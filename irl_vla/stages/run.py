@@ -1,0 +1,231 @@
+"""The stages, each a function of the experiment; the command line and cluster jobs start here.
+
+A stage that is whole is left alone, one that was interrupted goes on where it stopped. Heavy libraries are imported by
+the stage that needs them.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from irl_vla.config import Config
+from irl_vla.errors import IrlVlaError
+from irl_vla.experiment import Experiment, StageFolder, load_experiment
+from irl_vla.stages import folders
+from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, validation_spec
+from irl_vla.tracking import StageRun, stage_run
+
+log = logging.getLogger(__name__)
+
+
+def main(stage: str, arguments: Sequence[str]) -> int:
+    """Entry of a cluster job: ``CONFIG [key=value ...]``; returns the exit status of :func:`execute`."""
+    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}", description=STAGES[stage].__doc__)
+    parser.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
+    options = parser.parse_args(arguments)
+    return execute(stage, options.config, options.overrides)
+
+
+def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
+    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("ray", "pyogrio", "httpx", "alembic", "matplotlib", "mlflow", "numba", "fontTools"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        experiment = load_experiment(config, overrides)
+        if print_config:
+            sys.stdout.write(experiment.to_yaml())
+            return 0
+        STAGES[stage](experiment)
+    except IrlVlaError as error:
+        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 (the message is made for people)
+        return 2
+    except KeyboardInterrupt:
+        log.warning("interrupted; the same command resumes")
+        return 130
+    return 0
+
+
+def generate(experiment: Experiment) -> None:
+    """Writes the generated dataset in NAVSIM's layout."""
+    if experiment.generate is None:
+        log.info("generate: the configuration has no generated world; data is read as it is")
+        return
+    from irl_vla.world.generate import generate as write_world
+
+    write_world(experiment.generate, folders.data_root(experiment), experiment.data_seed)
+
+
+def pretrain(experiment: Experiment) -> None:
+    """Imitates human plans, then freezes perception and writes the token banks."""
+    stage = folders.pretrain(experiment)
+    if _is_done(stage, "pretrain"):
+        return
+    folder = stage.begin()
+    with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
+        from irl_vla.train.imitation import PretrainInputs
+        from irl_vla.train.imitation import pretrain as imitate
+
+        validation = prepared(experiment, experiment.data.val)
+        inputs = PretrainInputs(
+            dataset=folders.dataset(experiment),
+            splits=experiment.data,
+            validation=validation,
+            scorer=experiment.evaluate.scorer,
+            views=experiment.views,
+            data_seed=experiment.data_seed,
+            samples=experiment.shared / "samples",
+        )
+        imitate(inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics)
+    stage.finish()
+
+
+def label(experiment: Experiment) -> None:
+    """Scores proposals for every row of the training bank with the true EPDMS."""
+    stage = folders.label(experiment)
+    if _is_done(stage, "label"):
+        return
+    folder = stage.begin()
+    with _session(experiment), _tracked(experiment, "label", experiment.label) as run:
+        from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
+
+        store = prepared(experiment, experiment.data.train)
+        inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
+        labels = write_labels(inputs, folder, experiment.label, experiment.evaluate.scorer, experiment.seed)
+        run.metrics(mean_labels(labels))
+    stage.finish()
+
+
+def train_reward(experiment: Experiment) -> None:
+    """Fits the reward world model to the labels."""
+    stage = folders.train_reward(experiment)
+    if _is_done(stage, "train_reward"):
+        return
+    folder = stage.begin()
+    with _session(experiment), _tracked(experiment, "train-reward", experiment.train_reward) as run:
+        from irl_vla.train.reward_model import train_reward as fit
+
+        fit(
+            bank_path(experiment, "train"),
+            folders.label(experiment).path,
+            experiment.train_reward,
+            folder,
+            seed=experiment.seed,
+            report=run.metrics,
+        )
+        for table in sorted(folder.glob("*.csv")):
+            run.artifact(table)
+    stage.finish()
+
+
+def finetune(experiment: Experiment) -> None:
+    """PPO over the denoising chain on the learned reward, and its control."""
+    stage = folders.finetune(experiment)
+    if _is_done(stage, "finetune"):
+        return
+    folder = stage.begin()
+    with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
+        from irl_vla.rl.finetune import Watch
+        from irl_vla.rl.finetune import finetune as improve
+        from irl_vla.rl.validation import open_validator
+        from irl_vla.train.control import imitate_on
+
+        spec, validate = task_spec(experiment), open_validator(validation_spec(experiment))
+        improve(Watch(spec, folder, validate, run.metrics))
+        config = experiment.finetune
+        members = 2 if config.pair_frames else 1
+        imitate_on(
+            policy_path(experiment),
+            spec.bank,
+            folder / "control",
+            steps=config.iterations * config.minibatches * config.epochs,
+            scenes=config.scenes_per_iteration * members // config.minibatches,
+            draws=config.chains_per_scene * experiment.model.planner.chain.steps,
+            learning_rate=config.lr,
+            grad_norm=config.grad_clip,
+            seed=experiment.seed,
+            validate_every=config.validate_every * config.minibatches,
+            validate=validate,
+        )
+    stage.finish()
+
+
+def sweep(experiment: Experiment) -> None:
+    """Searches the reward weights; trials are ranked by the true score."""
+    stage = folders.sweep(experiment)
+    folder = stage.begin()
+    with _session(experiment), _tracked(experiment, "sweep", experiment.sweep) as run:
+        from irl_vla.rl.sweep import SweepJob
+        from irl_vla.rl.sweep import sweep as search
+        from irl_vla.stages.show import write_sweep
+
+        rows = search(
+            SweepJob(
+                spec=task_spec(experiment),
+                validation=validation_spec(experiment),
+                config=experiment.sweep,
+                tracking=experiment.tracking,
+                folder=folder,
+                root=experiment.folder,
+                name=folders.title(experiment),
+            )
+        )
+        for path in write_sweep(rows, folder):
+            run.artifact(path)
+    stage.finish()
+
+
+def evaluate(experiment: Experiment) -> None:
+    """Judges every configured policy by the true EPDMS on the test split."""
+    folder = experiment.folder / "evaluate"
+    with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
+        from irl_vla.stages.judge import write_evaluation
+
+        store = prepared(experiment, experiment.data.test)
+        for path in write_evaluation(experiment, folders.dataset(experiment), store, folder, run.metrics):
+            run.artifact(path)
+
+
+def report(experiment: Experiment) -> None:
+    """Collects tables and pictures of all seeds into one HTML page."""
+    with _tracked(experiment, "report", experiment.report) as run:
+        from irl_vla.stages.show import write_report
+
+        page = write_report(experiment, folders.dataset(experiment))
+        run.artifact(page.parent, "report")
+    log.info("open %s", page)
+
+
+def run(experiment: Experiment) -> None:
+    """All stages but the sweep, skipping what is already whole."""
+    with _session(experiment):
+        for stage in (generate, pretrain, label, train_reward, finetune, evaluate, report):
+            stage(experiment)
+
+
+STAGES: Final[dict[str, Callable[[Experiment], None]]] = {
+    stage.__name__: stage for stage in (generate, pretrain, label, train_reward, finetune, sweep, evaluate, report, run)
+}
+
+
+def _session(experiment: Experiment) -> AbstractContextManager[None]:
+    from irl_vla.session import ray_session
+
+    return ray_session(experiment.ray)
+
+
+def _tracked(experiment: Experiment, stage: str, section: Config) -> AbstractContextManager[StageRun]:
+    params = section.model_dump(mode="json") | {"seed": experiment.seed}
+    return stage_run(experiment.tracking, experiment.folder, folders.title(experiment), stage, params)
+
+
+def _is_done(stage: StageFolder, name: str) -> bool:
+    done = stage.is_whole
+    if done:
+        log.info("%s: whole already (%s)", name, stage.path)
+    return done
