@@ -16,6 +16,7 @@ from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.vla import perception_hash, token_layout
 from irl_vla.token_bank import BankRows, TokenBank, TokenBankWriter
 from irl_vla.train.data import Samples
+from irl_vla.train.loop import all_cores
 
 _ROWS_PER_BATCH = 32
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def write_bank(encoder: SceneEncoder, samples: Samples, folder: Path, seed: int) -> TokenBank:
-    """Encodes all rows of a sample cache; a bank of the same perception and samples is left as it is.
+    """Encodes all rows of a sample cache, where the encoder is, on all cores of this machine.
+
+    A bank of the same perception and samples is left as it is.
 
     Raises:
         CheckpointError: if the tokens are not finite in half precision.
@@ -35,15 +38,16 @@ def write_bank(encoder: SceneEncoder, samples: Samples, folder: Path, seed: int)
             return bank
         (folder / MANIFEST_NAME).unlink()
     encoder.eval()
+    device = next(encoder.parameters()).device
     layout = token_layout(encoder.config)
     starts = range(0, len(samples), _ROWS_PER_BATCH)
     silent = not Console().is_terminal
     inputs = {"samples": samples.fingerprint}
-    with TokenBankWriter(folder, layout, known, seed, inputs) as writer, torch.inference_mode():
+    with TokenBankWriter(folder, layout, known, seed, inputs) as writer, torch.inference_mode(), all_cores():
         for start in track(starts, f"token bank {folder.name}", disable=silent):
             rows = np.arange(start, min(start + _ROWS_PER_BATCH, len(samples)))
-            tokens = pack_tokens(encoder(collate_samples(samples.take(rows))))
-            writer.append(tokens.numpy(), _part(samples.rows, rows))
+            tokens = pack_tokens(encoder(collate_samples(samples.take(rows)).to(device)))
+            writer.append(tokens.cpu().numpy(), _part(samples.rows, rows))
     log.info("token bank of %d rows: %s", len(samples), folder)
     return TokenBank.open(folder, known)
 

@@ -134,7 +134,7 @@ def write_samples(job: SampleJob) -> Samples:
         kind=KIND,
         schema=SCHEMA,
         config={
-            "encoder": job.encoder.model_dump(mode="json"),
+            "encoder": _what_matters(job.encoder),
             "samples": job.samples.model_dump(mode="json", exclude={"workers"}),
             "views": None if job.views is None else job.views.model_dump(mode="json"),
         },
@@ -144,7 +144,7 @@ def write_samples(job: SampleJob) -> Samples:
             "rows": content_hash([row.token for row in listing]),
             "logs": _logs_hash(job, listing),
         },
-        extra={"rows": len(listing)},
+        extra={"rows": len(listing), "arrays": list(_layout(job.encoder))},
     )
     _begin(job, manifest, listing)
     logs = sorted({row.ref.log_name for row in listing})
@@ -164,8 +164,7 @@ def open_samples(folder: Path) -> Samples:
         CheckpointError: if it is not finished or of another schema.
     """
     manifest = read_manifest(folder, KIND, SCHEMA, REMEDY)
-    encoder = EncoderConfig.model_validate(manifest.config["encoder"])
-    arrays = {name: np.load(_array_path(folder, name), mmap_mode="r") for name in _layout(encoder)}
+    arrays = {name: np.load(_array_path(folder, name), mmap_mode="r") for name in manifest.extra["arrays"]}
     texts = {name: np.load(_array_path(folder, name)) for name in _TEXTS}
     facts = {name: np.array(arrays.pop(name)) for name in _FACTS}
     history, command = np.array(arrays["history"]), np.array(arrays["command"])
@@ -256,6 +255,16 @@ def _layout(encoder: EncoderConfig) -> Layout:
     plan = ((FUTURE_FRAMES, 3), np.float32)
     own: Layout = {"plan": plan, "human_plan": plan, "has_human": ((), np.bool_), "timestamp_us": ((), np.int64)}
     return {**sample_layout(encoder), **target_layout(encoder), **own}
+
+
+def _what_matters(encoder: EncoderConfig) -> dict[str, Any]:
+    """The part of the encoder's configuration that shapes samples; networks of other sizes share a cache."""
+    values = encoder.model_dump(mode="json")
+    return {
+        "sensors": {name: values[name] for name in ("cameras", "grid", "lidar")},
+        "language": values["semantic"]["language"],
+        "targets": {name: values["perception"][name] for name in ("max_boxes", "map_classes")},
+    }
 
 
 def _begin(job: SampleJob, manifest: Manifest, listing: Sequence[RowId]) -> None:

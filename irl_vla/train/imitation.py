@@ -151,6 +151,7 @@ def pretrain(
     _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
     checkpoint = save_policy(trained, folder / "policy", policy, provenance)
+    trained.to("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
     for name in SPLITS:
         write_bank(trained.encoder, samples[name], folder / "banks" / name, seed)
     return checkpoint.folder

@@ -7,6 +7,7 @@ and a run that was stopped and resumed equals one that was not.
 
 import json
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -182,6 +183,17 @@ def step_generator(seed: int, step: int, worker: int) -> torch.Generator:
     state = int(np.random.SeedSequence([seed, step, worker]).generate_state(1, np.uint64)[0] >> 1)
     torch.manual_seed(state)
     return torch.Generator().manual_seed(state)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Lets torch use every core, for work in a driver whose workers have ended."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=4)

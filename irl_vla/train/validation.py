@@ -1,5 +1,7 @@
 """What imitation is judged by while it trains: displacement, true score, and answers."""
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from irl_vla.policy.vla import Policy
 from irl_vla.train.data import Samples
 
 _ROWS_PER_BATCH = 32
+
+log = logging.getLogger(__name__)
 
 
 def validate(
@@ -35,6 +39,9 @@ def validate(
     Returns:
         ``ade_m`` and ``fde_m`` against the human plan; sub-scores and ``epdms`` (means over frames); accuracy of the
         language model's answer beside that of always giving the most frequent one.
+
+    Raises:
+        SceneError: if none of the scenes is prepared.
     """
     rows = chosen_rows(samples, logs)
     plans, answers = predict(policy, samples, rows, device)
@@ -81,12 +88,15 @@ def displacement(plans: Floats, samples: Samples, rows: NDArray[np.int64]) -> di
 
 
 def _frames(samples: Samples, rows: NDArray[np.int64], store: PreparedStore) -> list[FrameId]:
+    """The rows that can be scored; preparing a split reports the scenes that it had to leave out, and why."""
     columns = (samples.rows.token, samples.rows.log_name, samples.rows.group, samples.rows.kind)
     frames = [FrameId(*(str(column[row]) for column in columns)) for row in rows]
     missing = [frame.token for frame in frames if frame.token not in store]
-    if missing:
+    if len(missing) == len(frames):
         raise SceneError(
-            f"validation: {len(missing)} of {len(frames)} scenes are not prepared, the first {missing[0]}; "
+            f"validation: expected prepared scenes of {samples.folder}, found none in {store.folder}; "
             "prepare the validation split again"
         )
-    return frames
+    if missing:
+        log.warning("validation: %d of %d scenes are not prepared: %s", len(missing), len(frames), ", ".join(missing))
+    return [frame for frame in frames if frame.token in store]
