@@ -70,7 +70,8 @@ class WorldConfig(Config):
 
     Attributes:
         train, val, test: sizes of the three splits; each is a folder of logs, a split file and its own layouts.
-        frames_per_log: at 2 Hz; a scene needs 4 history and 8 future frames, so a log of n frames gives n - 11 scenes.
+        frames_per_log: at 2 Hz; a scene needs 4 history and 8 future frames, so a log of n frames gives n - 11 scenes;
+            routes are long enough for 16 s.
         object_range_m: objects further than this from the ego are not annotated.
         sensors: None writes logs and maps only.
         workers: processes; logs are independent of each other and of this number.
@@ -80,7 +81,7 @@ class WorldConfig(Config):
     val: SplitSizeConfig = SplitSizeConfig(logs=64, layouts=10)
     test: SplitSizeConfig = SplitSizeConfig(logs=120, layouts=24)
     weights: ScenarioWeights = ScenarioWeights()
-    frames_per_log: int = Field(default=28, ge=12)
+    frames_per_log: int = Field(default=28, ge=12, le=33)
     object_range_m: float = Field(default=90.0, gt=0)
     sensors: WorldSensorConfig | None = WorldSensorConfig()
     workers: int = Field(default=1, ge=1)

@@ -43,6 +43,8 @@ KINDS: Final = (
 )
 #: Kinds that start on the arm towards the junction, a given time away from its stop line.
 _APPROACHES: Final = ("red_light", "green_light", "turn_left", "turn_right", "crossing")
+#: Drives may last this long before they come near the end of a route.
+LONGEST_DRIVE_S: Final = 16.0
 _WARM_UP_S: Final = 2.0
 _CURVE_PER_M: Final = 1 / 90
 
@@ -142,7 +144,9 @@ def _place(network: Network, kind: str, route: Route, style: DriverStyle, genera
     else:
         start = enter - generator.uniform(60.0, 160.0)
     pace = float(caps[int(np.clip(start, 0, len(caps) - 1))])
-    start = float(np.clip(start - _WARM_UP_S * pace, 5.0, len(path) - 150.0))
+    # a policy that looks 4 s ahead must not see the end of the world at the end of the drive
+    room = float(caps.max()) * (_WARM_UP_S + LONGEST_DRIVE_S + 5.0)
+    start = float(np.clip(start - _WARM_UP_S * pace, 5.0, len(path) - room))
     speed = float(caps[int(start)]) * float(generator.uniform(0.85, 1.0))
     return Place(route, path, caps, start, speed, style)
 

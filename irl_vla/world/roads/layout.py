@@ -95,7 +95,7 @@ def draw_layout(
     lanes = _lane_counts(family, index, generator)
     roads = [_cross_section(lanes[axis], generator) for axis in (0, 1)]
     widest = max(road["median_m"] / 2 + road["lanes"] * road["lane_width_m"] for road in roads)
-    setback = widest + generator.uniform(8.0, 13.0) if family != "bend" else 1.0
+    setback = widest + generator.uniform(10.5, 15.5) if family != "bend" else 1.0
     for attempt in range(40):
         bend_scale = 1.0 - attempt / 39
         arms = tuple(
