@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
 from irl_vla.experiment import Experiment, StageFolder
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from irl_vla.epdms.store import PreparedStore
     from irl_vla.rl.task import TaskSpec
     from irl_vla.rl.validation import ValidationSpec
+
+#: Settings by section that decide how fast a result is reached, not which: a run may be taken up with others.
+_HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
+    "pretrain": {
+        "samples": {"workers": True},
+        "threads_per_worker": True,
+        "use_gpu": True,
+        "max_failures": True,
+        "log_every": True,
+    },
+    "label": {"workers": True},
+    "train_reward": {"use_gpu": True, "max_failures": True},
+    "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
+}
 
 
 def title(experiment: Experiment) -> str:
@@ -110,7 +124,8 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
     return ValidationSpec(bank_path(experiment, "val"), store.folder, experiment.evaluate.scorer)
 
 
-def _stage(experiment: Experiment, name: str, sections: Mapping[str, Config], inputs: Mapping[str, str]) -> StageFolder:
-    values = {key: section.model_dump(mode="json") for key, section in sections.items()}
+def _stage(experiment: Experiment, name: str, sections: dict[str, Config], inputs: Mapping[str, str]) -> StageFolder:
+    judged = sections | {"evaluate.scorer": experiment.evaluate.scorer}  # labels plans, or chooses the best state
+    values = {key: section.model_dump(mode="json", exclude=_HOW_FAST.get(key)) for key, section in judged.items()}
     seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
     return StageFolder(experiment.folder / name, values | seeds, inputs)
