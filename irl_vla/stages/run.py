@@ -81,7 +81,10 @@ def pretrain(experiment: Experiment) -> None:
             data_seed=experiment.data_seed,
             samples=experiment.shared / "samples",
         )
-        imitate(inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics)
+        policy = imitate(
+            inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics
+        )
+        run.artifact(policy, "checkpoint")
     stage.finish()
 
 
@@ -110,7 +113,7 @@ def train_reward(experiment: Experiment) -> None:
     with _session(experiment), _tracked(experiment, "train-reward", experiment.train_reward) as run:
         from irl_vla.train.reward_model import train_reward as fit
 
-        fit(
+        checkpoint = fit(
             bank_path(experiment, "train"),
             folders.label(experiment).path,
             experiment.train_reward,
@@ -118,6 +121,7 @@ def train_reward(experiment: Experiment) -> None:
             seed=experiment.seed,
             report=run.metrics,
         )
+        run.artifact(checkpoint, "checkpoint")
         for table in sorted(folder.glob("*.csv")):
             run.artifact(table)
     stage.finish()
@@ -136,7 +140,7 @@ def finetune(experiment: Experiment) -> None:
         from irl_vla.train.control import imitate_on
 
         spec, validate = task_spec(experiment), open_validator(validation_spec(experiment))
-        improve(Watch(spec, folder, validate, run.metrics))
+        run.artifact(improve(Watch(spec, folder, validate, run.metrics)), "checkpoint")
         config = experiment.finetune
         members = 2 if config.pair_frames else 1
         imitate_on(

@@ -23,6 +23,7 @@ from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_
 from irl_vla.rl.finetune import read_history
 from irl_vla.stages.judge import GENERATED, REAL
 from irl_vla.train.data import sensor_config
+from irl_vla.train.loop import HISTORY_NAME
 
 _SHOWN: Final = ("human", "imitation", "finetuned")
 _CURVES: Final = (
@@ -32,6 +33,13 @@ _CURVES: Final = (
     "finetune/val_nc",
     "finetune/clip_fraction",
     "finetune/kl_to_imitation",
+)
+_IMITATION_CURVES: Final = (
+    "pretrain/loss_total",
+    "pretrain/val_ade_m",
+    "pretrain/val_epdms",
+    "pretrain/val_answer_accuracy",
+    "pretrain/val_answer_majority",
 )
 log = logging.getLogger(__name__)
 
@@ -97,6 +105,10 @@ def write_sweep(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 def _seed_sections(seed: Path, folder: Path) -> list[Section]:
     results = Section(f"Results, {seed.name}", "EPDMS times 100.", rows=_numbers(seed / "evaluate" / "results.csv"))
     sections = [results]
+    imitation = _imitation_history(seed)
+    if imitation:
+        picture = save(curves_figure(imitation, "step", _IMITATION_CURVES), folder / f"pretrain-{seed.name}.png")
+        sections.append(Section(f"Imitation, {seed.name}", "Losses, and the validation split.", pictures=[picture]))
     history = read_history(seed / "finetune")
     if history:
         picture = save(curves_figure(history, "iteration", _CURVES), folder / f"finetune-{seed.name}.png")
@@ -108,6 +120,16 @@ def _seed_sections(seed: Path, folder: Path) -> list[Section]:
         picture = save(tradeoff_figure(_numbers(trade)), folder / f"sweep-{seed.name}.png")
         sections.append(Section(f"Sweep, {seed.name}", rows=_numbers(trade), pictures=[picture]))
     return sections
+
+
+def _imitation_history(seed: Path) -> list[dict[str, float]]:
+    """Metrics of imitation by step; a step that a resumed run repeated counts once, with its last values."""
+    rows: dict[int, dict[str, float]] = {}
+    for path in sorted((seed / "pretrain" / "ray").glob(f"*/{HISTORY_NAME}")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            rows.setdefault(entry["step"], {"step": entry["step"]}).update(entry["metrics"])
+    return [rows[step] for step in sorted(rows)]
 
 
 def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> list[Path]:

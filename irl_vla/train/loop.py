@@ -33,7 +33,7 @@ Report = Callable[[Mapping[str, float], int], None]
 #: The metric by which the best checkpoint is chosen; higher is better.
 SELECTION: Final = "selection"
 _STATE_NAME: Final = "state.pt"
-_HISTORY_NAME: Final = "metrics.jsonl"
+HISTORY_NAME: Final = "metrics.jsonl"
 _POLL_S: Final = 0.5
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
 
 def history_path(folder: Path, name: str) -> Path:
     """File to which a run's first worker appends its metrics."""
-    return folder / name / _HISTORY_NAME
+    return folder / name / HISTORY_NAME
 
 
 def append_history(path: Path, metrics: Mapping[str, float], step: int) -> None:
