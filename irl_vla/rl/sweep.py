@@ -57,6 +57,7 @@ def sweep(job: SweepJob) -> list[dict[str, Any]]:
 
     Raises:
         ClusterError: if a trial failed; the command again retries it.
+        KeyboardInterrupt: if the search was interrupted; the command again goes on with it.
     """
     state = (job.folder / "tune").resolve()
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"CPU": 1})
@@ -70,6 +71,9 @@ def sweep(job: SweepJob) -> list[dict[str, Any]]:
             f"sweep: {len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}; "
             "run the command again to retry them"
         )
+    done = sum(METRIC in (result.metrics or {}) for result in results)
+    if done < job.config.trials:  # Tune takes Ctrl-C for itself and returns what it has
+        raise KeyboardInterrupt(f"sweep: {done} of {job.config.trials} trials are done")
     return ranked([json.loads(path.read_text()) for path in sorted(job.folder.glob(f"trials/*/{_RESULT}"))])
 
 
