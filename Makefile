@@ -31,3 +31,4 @@ lint: install
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+	find irl_vla -name "*.nb[ic]" -delete

@@ -15,6 +15,7 @@ import torch
 from ray.rllib.core.columns import Columns
 
 from irl_vla.checkpoint import Provenance
+from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
@@ -62,7 +63,7 @@ def make_task(folder: Path, config: FinetuneConfig) -> tuple[TaskSpec, ChainTask
     )
     with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:
         writer.append(rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32), rows)
-    spec = TaskSpec(folder / "policy", folder / "bank", folder, folder, folder, config, seed=0)
+    spec = TaskSpec(folder / "policy", folder / "bank", folder, folder, folder, ScorerConfig(), config, seed=0)
     task.make_backend = lambda *args, **kwargs: FreeBackend()
     return spec, replace(open_task(spec), pair=False)
 

@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="irl-vla",
         description="Train, fine-tune and judge a vision-language-action driving policy.",
-        epilog="Example: irl-vla finetune configs/demo.yaml finetune.weights.safety=2 seed=1",
+        epilog="Example: irl-vla run configs/demo.yaml name=careful finetune.weights.safety=2",
     )
     subparsers = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, summary in _STAGES.items():

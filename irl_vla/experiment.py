@@ -34,13 +34,13 @@ class EvaluateConfig(Config):
     """Which policies are judged, and how sure the intervals are.
 
     Attributes:
-        policies: any of ``BASELINES``, "imitation" and "finetuned".
+        policies: any of ``BASELINES``, "imitation", "control" (imitated on instead of fine-tuned) and "finetuned".
         against: policies to whose scores all others are compared, frame by frame.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
     """
 
-    policies: tuple[str, ...] = (*BASELINES, "imitation", "finetuned")
+    policies: tuple[str, ...] = (*BASELINES, "imitation", "control", "finetuned")
     against: tuple[str, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()

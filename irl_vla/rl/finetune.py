@@ -65,6 +65,7 @@ def finetune(watch: Watch) -> Path:
         for _ in track(remaining, description="finetune", disable=not logging.root.isEnabledFor(logging.INFO)):
             if _stale(history, spec.config.patience):
                 log.info("finetune: no better true score in %d validations; stopped", spec.config.patience)
+                _save_state(algorithm, folder, history)
                 break
             metrics = _iterate(algorithm)
             watch.report(metrics, algorithm.iteration)

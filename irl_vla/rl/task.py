@@ -29,6 +29,7 @@ class TaskSpec:
         reward: checkpoint of the reward stage.
         labels: label set, for the "vocabulary" backend.
         prepared: prepared scenes, for the "scorer" backend.
+        scorer: how that backend scores.
     """
 
     policy: Path
@@ -36,6 +37,7 @@ class TaskSpec:
     reward: Path
     labels: Path
     prepared: Path
+    scorer: ScorerConfig
     config: FinetuneConfig
     seed: int
 
@@ -93,7 +95,7 @@ def open_task(spec: TaskSpec, streams: int = 1) -> ChainTask:
         model=spec.reward,
         store=spec.prepared,
         labels=spec.labels,
-        scorer=ScorerConfig(),
+        scorer=spec.scorer,
     )
 
     def decode(codes: NDArray[np.float32]) -> Floats:

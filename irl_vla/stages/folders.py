@@ -111,6 +111,7 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
         reward=train_reward(experiment).path / "checkpoint",
         labels=label(experiment).path,
         prepared=experiment.shared / "prepared" / experiment.data.train,
+        scorer=experiment.evaluate.scorer,
         config=experiment.finetune,
         seed=experiment.seed,
     )
@@ -121,7 +122,8 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
     from irl_vla.rl.validation import ValidationSpec
 
     store = prepared(experiment, experiment.data.val)
-    return ValidationSpec(bank_path(experiment, "val"), store.folder, experiment.evaluate.scorer)
+    reward = train_reward(experiment).path / "checkpoint"
+    return ValidationSpec(bank_path(experiment, "val"), store.folder, reward, experiment.evaluate.scorer)
 
 
 def _stage(experiment: Experiment, name: str, sections: dict[str, Config], inputs: Mapping[str, str]) -> StageFolder:

@@ -31,7 +31,8 @@ from irl_vla.experiment import BASELINES, Experiment
 from irl_vla.geometry import Floats
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
-from irl_vla.reward.weights import RewardWeights, reward
+from irl_vla.reward.config import BackendConfig
+from irl_vla.rl.validation import opinions
 from irl_vla.stages import folders
 from irl_vla.token_bank import ORIGINAL, TokenBank
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp
@@ -118,20 +119,9 @@ def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores],
     if name not in TRAINED or not (folders.train_reward(experiment).path / "checkpoint").exists():
         return {}
     path = folders.bank_path(experiment, "test")
-    bank = TokenBank.open(path)
-    backend = make_backend(
-        experiment.finetune.backend.with_overrides({"kind": "rwm"}),
-        path,
-        model=folders.train_reward(experiment).path / "checkpoint",
-    )
-    row_of = {str(token): row for row, token in enumerate(bank.token)}
-    split = scores[name]
-    rows = np.array([row_of[frame.token] for frame in split.frames])
-    said = backend.score(rows, split.plans[:, None]).values[:, 0].copy()
-    true = split.subscores.copy()
-    said[:, -1] = true[:, -1] = np.nan
-    weights = RewardWeights()
-    return {"predicted": 100 * float(reward(said, weights).mean()), "true": 100 * float(reward(true, weights).mean())}
+    backend = make_backend(BackendConfig(kind="rwm"), path, model=folders.train_reward(experiment).path / "checkpoint")
+    predicted, true = opinions(TokenBank.open(path), backend, scores[name])
+    return {"predicted": 100 * predicted, "true": 100 * true}
 
 
 def log_rows(scores: Mapping[str, SplitScores]) -> list[dict[str, object]]:

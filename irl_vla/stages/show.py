@@ -29,6 +29,7 @@ _SHOWN: Final = ("human", "imitation", "finetuned")
 _CURVES: Final = (
     "finetune/reward",
     "finetune/val_epdms",
+    "finetune/val_gap",
     "finetune/val_ep",
     "finetune/val_nc",
     "finetune/clip_fraction",

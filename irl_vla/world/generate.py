@@ -172,6 +172,11 @@ def _is_finished(root: Path, manifest: Manifest) -> bool:
             )
         return True
     begun = root / BEGUN_NAME
+    if not begun.is_file() and root.is_dir() and any(root.iterdir()):
+        raise CheckpointError(
+            f"{root}: expected an empty or new folder, found data that was not generated here; choose "
+            "another data.root, or set generate: null to read what is there"
+        )
     if begun.is_file() and json.loads(begun.read_text()).get("fingerprint") != manifest.fingerprint:
         raise CheckpointError(
             f"{begun}: expected {manifest.fingerprint}, found an unfinished other data set; {_REMEDY}"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from irl_vla.checkpoint import Provenance
+from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
@@ -63,7 +64,7 @@ def make_micro(folder: Path, config: FinetuneConfig) -> TaskSpec:
     with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:
         writer.append(rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32), rows)
     absent = folder / "absent"
-    return TaskSpec(folder / "policy", folder / "bank", absent, absent, absent, config, seed=0)
+    return TaskSpec(folder / "policy", folder / "bank", absent, absent, absent, ScorerConfig(), config, seed=0)
 
 
 @dataclass(frozen=True)

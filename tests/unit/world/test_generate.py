@@ -88,6 +88,13 @@ def test_refuses_to_continue_another_unfinished_data_set(tmp_path):
         generate(CONFIG, tmp_path, seed=7)
 
 
+def test_never_writes_into_data_that_it_did_not_make(tmp_path):
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(CheckpointError, match="not generated here"):
+        generate(CONFIG, tmp_path, seed=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
+
+
 def test_reader_accepts_everything(world):
     dataset = open_dataset(DataConfig(root=world))
     maps = {city: load_map(dataset, city) for city in CITIES}
