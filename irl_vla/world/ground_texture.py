@@ -220,7 +220,8 @@ def _draw_areas(canvas: _Canvas, found: dict[str, list[shapely.Polygon]]) -> Non
 
 def _coloured(materials: Image) -> Image:
     """(512, 512, 3) colours of (1024, 1024) materials, averaged over the samples and grained."""
-    colours = cv2.resize(_COLOURS[materials], (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
+    samples = cv2.LUT(cv2.merge([materials] * 3), _COLOUR_TABLE)
+    colours = cv2.resize(samples, (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA)
     step = _OVERSAMPLING
     grain = _GRAIN[materials[::step, ::step]] * _GRAIN_FIELD
     return np.asarray(np.clip(colours + grain[..., None], 0, 255), np.uint8)
@@ -236,3 +237,4 @@ def _grain_field() -> NDArray[np.float32]:
 
 
 _GRAIN_FIELD: Final = _grain_field()
+_COLOUR_TABLE: Final = np.pad(_COLOURS, ((0, 256 - len(_COLOURS)), (0, 0)))[None]

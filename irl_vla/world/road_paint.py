@@ -16,6 +16,7 @@ from irl_vla.scene import Lane, MapView
 _DASH_M: Final = 3.0
 _GAP_M: Final = 5.0
 _PROBE_M: Final = 0.7
+_ALONGSIDE: Final = 0.8  # cosine from which two lanes count as side by side
 _STRIPE_M: Final = 0.5
 _STOP_LINE_DEPTH_M: Final = 0.5
 
@@ -35,6 +36,8 @@ def lane_markings(map_view: MapView, lane: Lane) -> tuple[Marking, ...]:
         if boundary is None or len(boundary) < 2:
             continue
         neighbour = _heading_beyond(map_view, lane, boundary, side)
+        if neighbour is not None and abs(neighbour) < _ALONGSIDE:
+            continue  # lanes that cross: the middle of a junction bears no lines
         if neighbour is None:
             markings.append(Marking((boundary,), yellow=False))
         elif neighbour < 0:
@@ -86,7 +89,7 @@ def _axes(polygon: shapely.Polygon) -> tuple[Floats, Floats, Floats, float, floa
 
 
 def _heading_beyond(map_view: MapView, lane: Lane, boundary: Floats, side: float) -> float | None:
-    """Cosine between this lane's direction and that of the lane beyond a boundary; None if there is none."""
+    """Cosine between this lane's direction and that of the most crosswise lane beyond a boundary; None if none."""
     line = shapely.LineString(boundary)
     middle = np.asarray(line.interpolate(0.5, normalized=True).coords)[0]
     direction = _direction_at(lane.baseline, middle)
@@ -96,7 +99,8 @@ def _heading_beyond(map_view: MapView, lane: Lane, boundary: Floats, side: float
     found = [ids[index] for index in sorted(tree.query(point, predicate="intersects")) if ids[index] != lane.id]
     if not found:
         return None
-    return float(direction @ _direction_at(map_view.lanes[found[0]].baseline, probe))
+    cosines = [float(direction @ _direction_at(map_view.lanes[other].baseline, probe)) for other in found]
+    return min(cosines, key=abs)
 
 
 def _direction_at(line: Floats, point: Floats) -> Floats:
