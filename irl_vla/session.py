@@ -2,15 +2,17 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from irl_vla.config import Config
 from irl_vla.errors import ClusterError
 
-_QUIET = {
+_ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -20,6 +22,8 @@ _QUIET = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+#: How often a driver tries to reach the head; Ray's default of 20 attempts of 40 s each looks like a hang.
+_ATTEMPTS: Final = "RAY_gcs_server_port_wait_time_s"
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +32,27 @@ class RayConfig(Config):
     """How to reach Ray.
 
     Attributes:
-        address: a cluster ("auto", "host:6379", "ray://host:10001"); None starts a local instance and, inside a
-            submitted job, joins the cluster that runs the job.
+        address: "host:6379" of a cluster that this machine belongs to, or "auto" for the one that runs here; None
+            starts a local instance and, inside a submitted job, joins the cluster that runs the job.
         cpus: logical CPUs of the local instance; None takes all.
         object_store_mb: shared memory of the local instance.
-        connect_timeout_s: patience with a cluster that does not answer.
+        connect_timeout_s: patience with a cluster whose port does not answer.
     """
 
     address: str | None = None
     cpus: int | None = Field(default=None, gt=0)
     object_store_mb: int = Field(default=400, ge=80)
     connect_timeout_s: int = Field(default=30, gt=0)
+
+    @field_validator("address")
+    @classmethod
+    def _joinable(cls, address: str | None) -> str | None:
+        if address is not None and not _is_joinable(address):
+            raise ValueError(
+                'expected "auto" or the host:port of a Ray head, e.g. 10.0.0.1:6379; from outside a cluster submit the '
+                "stage with cluster/submit.sh"
+            )
+        return address
 
 
 @contextmanager
@@ -48,7 +62,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     Raises:
         ClusterError: if the cluster cannot be reached in time.
     """
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -58,21 +72,69 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address is None:
-            ray.init(
-                num_cpus=config.cpus,
-                object_store_memory=config.object_store_mb * 1024 * 1024,
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-            )
+            _start(config)
         else:
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(config.connect_timeout_s))
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            _join(address, config.connect_timeout_s)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         where = address or "a local instance"
-        raise ClusterError(f"Ray at {where}: {error}; check ray.address, or unset it to run locally") from error
+        remedy = "check ray.address and the token (RAY_AUTH_TOKEN_PATH)" if address else "see the message above"
+        raise ClusterError(f"Ray at {where}: {error}; {remedy}") from error
     log.info("Ray: %s, %s", address or "local", ray.cluster_resources())
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(config: RayConfig) -> None:
+    import ray
+
+    ray.init(
+        num_cpus=config.cpus,
+        object_store_memory=config.object_store_mb * 1024 * 1024,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
+
+
+def _join(address: str, timeout_s: float) -> None:
+    import ray
+
+    if not _is_joinable(address):
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: expected the host:port of a Ray head; unset it to run locally, or submit the "
+            "stage with cluster/submit.sh"
+        )
+    if address != "auto":
+        _knock(address, timeout_s)
+    # Daemons of a running cluster do not inherit this process's environment.
+    environment = {name: os.environ[name] for name in _ENVIRONMENT}
+    attempts = os.environ.get(_ATTEMPTS)
+    os.environ[_ATTEMPTS] = attempts or "1"
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            runtime_env={"env_vars": environment},
+        )
+    finally:
+        if attempts is None:  # would cut short the start of a local instance
+            del os.environ[_ATTEMPTS]
+
+
+def _knock(address: str, timeout_s: float) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {error} (ray.connect_timeout_s={timeout_s}); start the head, correct the "
+            "address, or unset ray.address and RAY_ADDRESS to run locally"
+        ) from error
+
+
+def _is_joinable(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return address == "auto" or ("/" not in address and bool(host) and port.isdecimal() and int(port) < 65536)
