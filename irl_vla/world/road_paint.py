@@ -15,7 +15,7 @@ from irl_vla.scene import Lane, MapView
 
 _DASH_M: Final = 3.0
 _GAP_M: Final = 5.0
-_PROBE_M: Final = 0.7
+_PROBES_M: Final = (0.7, 1.6)  # the second reaches over the gap of a double line
 _ALONGSIDE: Final = 0.8  # cosine from which two lanes count as side by side
 _STRIPE_M: Final = 0.5
 _STOP_LINE_DEPTH_M: Final = 0.5
@@ -93,14 +93,19 @@ def _heading_beyond(map_view: MapView, lane: Lane, boundary: Floats, side: float
     line = shapely.LineString(boundary)
     middle = np.asarray(line.interpolate(0.5, normalized=True).coords)[0]
     direction = _direction_at(lane.baseline, middle)
-    probe = middle + _PROBE_M * side * np.array([-direction[1], direction[0]])
-    point = shapely.Point(probe)
+    left = np.array([-direction[1], direction[0]])
     ids, tree = map_view.tree("LANE")
-    found = [ids[index] for index in sorted(tree.query(point, predicate="intersects")) if ids[index] != lane.id]
-    if not found:
-        return None
-    cosines = [float(direction @ _direction_at(map_view.lanes[other].baseline, probe)) for other in found]
-    return min(cosines, key=abs)
+    for distance in _PROBES_M:
+        probe = middle + distance * side * left
+        found = [ids[index] for index in sorted(tree.query(shapely.Point(probe), predicate="intersects"))]
+        cosines = [
+            float(direction @ _direction_at(map_view.lanes[other].baseline, probe))
+            for other in found
+            if other != lane.id
+        ]
+        if cosines:
+            return min(cosines, key=abs)
+    return None
 
 
 def _direction_at(line: Floats, point: Floats) -> Floats:

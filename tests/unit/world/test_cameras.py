@@ -285,6 +285,12 @@ class TestGround:
         (yellow,) = lane_markings(view, left)
         assert yellow.yellow
 
+    @pytest.mark.parametrize(("gap_m", "yellow"), [(0.0, True), (1.2, True), (4.0, False)])
+    def test_a_double_line_has_a_gap_but_a_wide_median_has_edges(self, gap_m, yellow):
+        lane = straight_lane("l", (0.0, 0.0), (80.0, 0.0))
+        view = map_of(lane, straight_lane("o", (80.0, 3.5 + gap_m), (0.0, 3.5 + gap_m)))
+        assert lane_markings(view, lane)[0].yellow == yellow
+
     def test_lanes_that_cross_bear_no_lines(self):
         crossing = straight_lane("x", (40.0, -40.0), (40.0, 40.0), width_m=20.0)
         view = map_of(straight_lane("r", (0.0, 0.0), (80.0, 0.0)), crossing)
