@@ -53,7 +53,7 @@ class SplitScores:
     Attributes:
         frames: which.
         subscores: (N, 9) after the human filter, ``SUBSCORES`` order; EC is NaN where a frame has no predecessor.
-        score: (N,) final score.
+        score: (N,) final score, in the configured convention of the human filter.
         plans: (N, 8, 3).
     """
 
@@ -68,9 +68,12 @@ class SplitScores:
         return [frame.group for frame in self.frames]
 
     def means(self) -> dict[str, float]:
-        """Mean of every sub-score (EC over the frames that have it) and of the score."""
-        columns = dict(zip(SUBSCORES, np.nanmean(self.subscores, axis=0).tolist(), strict=True))
-        return columns | {"epdms": float(self.score.mean())}
+        """Mean of every sub-score (EC over the frames that have it, NaN without any) and of the score."""
+        known = ~np.isnan(self.subscores)
+        count = known.sum(axis=0)
+        sums = np.where(known, self.subscores, 0.0).sum(axis=0)
+        means = np.divide(sums, count, out=np.full(len(SUBSCORES), np.nan), where=count > 0)
+        return dict(zip(SUBSCORES, means.tolist(), strict=True)) | {"epdms": float(self.score.mean())}
 
 
 def score_split(
@@ -111,17 +114,20 @@ def score_log(
 ) -> SplitScores:
     """Scores the frames of one log in this process; a frame within 0.55 s of its predecessor gets EC."""
     scenes = sorted(((store[frame.token], frame) for frame in frames), key=lambda pair: pair[0].time_us)
-    subscores, previous = [], None
+    filtered, raw, previous = [], [], None
     for scene, frame in scenes:
         scored = score_plans(scene, np.asarray(plans[frame.token], np.float64)[None], config)
-        values = scored.filtered[0].copy()
-        values[SUBSCORES.index("ec")] = _pair_comfort(scored, scene.time_us, previous)
-        subscores.append(values)
+        comfort = _pair_comfort(scored, scene.time_us, previous)
+        filtered.append(np.append(scored.filtered[0, :-1], comfort))  # EC stands last and knows no human filter
+        raw.append(np.append(scored.raw[0, :-1], comfort))
         previous = (scored, scene.time_us)
     ordered = tuple(frame for _, frame in scenes)
-    stacked = np.stack(subscores)
+    judged = filtered if config.filter_convention == "corrected" else raw
     return SplitScores(
-        ordered, stacked, final_score(stacked), np.stack([np.asarray(plans[frame.token]) for frame in ordered])
+        frames=ordered,
+        subscores=np.stack(filtered),
+        score=final_score(np.stack(judged)),
+        plans=np.stack([np.asarray(plans[frame.token]) for frame in ordered]),
     )
 
 
@@ -210,7 +216,7 @@ def render_table(rows: Sequence[Mapping[str, float | str]], title: str, caption:
     for column in (*SUBSCORES, "EPDMS", "95 %"):
         table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
     for row in rows:
-        cells = [f"{row[column]:.1f}" for column in SUBSCORES]
+        cells = ["none" if np.isnan(float(row[column])) else f"{row[column]:.1f}" for column in SUBSCORES]
         interval = f"{row['epdms_low']:.1f}–{row['epdms_high']:.1f}" if "epdms_low" in row else "one group"
         table.add_row(str(row["policy"]), *cells, f"{row['epdms']:.2f}", interval)
     return table

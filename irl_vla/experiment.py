@@ -7,7 +7,7 @@ runs/<name>/seed-<seed>/<stage> what a stage makes, with `stage.json` (begun) an
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -26,8 +26,24 @@ from irl_vla.world.config import WorldConfig
 
 _BEGUN: Final = "stage.json"
 _FINISHED: Final = "finished.json"
+PolicyName = Literal[
+    "constant_velocity",
+    "constant_acceleration",
+    "human",
+    "ego_mlp",
+    "reference",
+    "imitation",
+    "control",
+    "finetuned",
+]
 #: Baselines that `evaluate` knows by name; "imitation", "control" and "finetuned" are the trained policies.
-BASELINES: Final = ("constant_velocity", "constant_acceleration", "human", "ego_mlp", "reference")
+BASELINES: Final[tuple[PolicyName, ...]] = (
+    "constant_velocity",
+    "constant_acceleration",
+    "human",
+    "ego_mlp",
+    "reference",
+)
 
 
 class EvaluateConfig(Config):
@@ -40,8 +56,8 @@ class EvaluateConfig(Config):
         scorer: how the true scorer scores.
     """
 
-    policies: tuple[str, ...] = (*BASELINES, "imitation", "control", "finetuned")
-    against: tuple[str, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
+    policies: tuple[PolicyName, ...] = Field((*BASELINES, "imitation", "control", "finetuned"), min_length=1)
+    against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()
 
@@ -160,7 +176,7 @@ class StageFolder:
 
     def _check(self) -> None:
         path = self.path / _BEGUN
-        if not path.exists():
+        if not path.exists() or list(self.path.iterdir()) == [path]:  # begun, but stopped before it made anything
             return
         before, now = flatten(json.loads(path.read_text())), flatten(self._record)
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

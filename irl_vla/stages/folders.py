@@ -27,6 +27,13 @@ _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
     "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
 }
 
+#: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
+TRAINED: Final[Mapping[str, str]] = {
+    "imitation": "pretrain/policy",
+    "control": "finetune/control",
+    "finetuned": "finetune/checkpoint",
+}
+
 
 def title(experiment: Experiment) -> str:
     """Name of the experiment's parent run."""
@@ -89,6 +96,18 @@ def sweep(experiment: Experiment) -> StageFolder:
     """The trials of the sweep."""
     inputs = {"train_reward": train_reward(experiment).require("train_reward")}
     return _stage(experiment, "sweep", {"finetune": experiment.finetune, "sweep": experiment.sweep}, inputs)
+
+
+def require_policies(experiment: Experiment) -> None:
+    """Makes sure that what `evaluate` is to judge is there, before any work.
+
+    Raises:
+        CheckpointError: if a policy, or the ego-status baseline, is not trained yet.
+    """
+    made_by = {name: path.partition("/")[0] for name, path in TRAINED.items()} | {"ego_mlp": "pretrain"}
+    stages = {"pretrain": pretrain, "finetune": finetune}
+    for stage in dict.fromkeys(made_by[name] for name in experiment.evaluate.policies if name in made_by):
+        stages[stage](experiment).require(stage)
 
 
 def policy_path(experiment: Experiment) -> Path:

@@ -15,7 +15,6 @@ from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.errors import ConfigError
 from irl_vla.evaluate import (
     FrameId,
     SplitScores,
@@ -27,7 +26,7 @@ from irl_vla.evaluate import (
     score_split,
     write_csv,
 )
-from irl_vla.experiment import BASELINES, Experiment
+from irl_vla.experiment import Experiment
 from irl_vla.geometry import Floats
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
@@ -39,8 +38,6 @@ from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp
 
 GENERATED: Final = "Generated data: not a NAVSIM result."
 REAL: Final = "Data read as it is; one-stage rule, replayed traffic."
-#: Trained policies: name to folder of the checkpoint below the experiment's folder.
-TRAINED: Final = {"imitation": "pretrain/policy", "control": "finetune/control", "finetuned": "finetune/checkpoint"}
 _FROM_SCENE: Final[Mapping[str, Callable[[PreparedScene], Floats]]] = {
     "constant_velocity": baselines.constant_velocity,
     "human": baselines.human,
@@ -60,8 +57,7 @@ def write_evaluation(
     """Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv`` and ``plans.json``.
 
     Raises:
-        ConfigError: for an unknown policy name.
-        CheckpointError: if a trained policy is asked for that is not there.
+        CheckpointError: if a checkpoint or token bank does not fit.
     """
     settings = experiment.evaluate
     frames = [frame for frame in frames_of_refs(scene_refs(dataset, experiment.data.test)) if frame.token in store]
@@ -91,11 +87,7 @@ def write_evaluation(
 def planned(
     experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId]
 ) -> Iterator[tuple[str, dict[str, Floats]]]:
-    """The plans of every configured policy, by token.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
+    """The plans of every configured policy, by token."""
     for name in experiment.evaluate.policies:
         if name in _FROM_SCENE:
             yield name, {frame.token: _FROM_SCENE[name](store[frame.token]) for frame in frames}
@@ -103,20 +95,15 @@ def planned(
             yield name, _best_manoeuvre(experiment, store, frames)
         elif name == "ego_mlp":
             yield name, _ego_mlp(experiment)
-        elif name in TRAINED:
-            stage = folders.pretrain if name == "imitation" else folders.finetune
-            stage(experiment).require("pretrain" if name == "imitation" else "finetune")
-            bank = TokenBank.open(folders.bank_path(experiment, "test"))
-            chain = load_chain(experiment.folder / TRAINED[name], perception_hash=bank.perception_hash)
-            yield name, bank_plans(chain, bank)
         else:
-            known = ", ".join((*BASELINES, *TRAINED))
-            raise ConfigError(f"evaluate.policies: {name!r} is no policy; known: {known}")
+            bank = TokenBank.open(folders.bank_path(experiment, "test"))
+            chain = load_chain(experiment.folder / folders.TRAINED[name], perception_hash=bank.perception_hash)
+            yield name, bank_plans(chain, bank)
 
 
 def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores], name: str) -> dict[str, float]:
     """For trained policies, the reward model's opinion beside the truth (both without EC, times 100)."""
-    if name not in TRAINED or not (folders.train_reward(experiment).path / "checkpoint").exists():
+    if name not in folders.TRAINED or not (folders.train_reward(experiment).path / "checkpoint").exists():
         return {}
     path = folders.bank_path(experiment, "test")
     backend = make_backend(BackendConfig(kind="rwm"), path, model=folders.train_reward(experiment).path / "checkpoint")
@@ -167,7 +154,6 @@ def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequen
 
 
 def _ego_mlp(experiment: Experiment) -> dict[str, Floats]:
-    folders.pretrain(experiment).require("pretrain")
     bank = TokenBank.open(folders.bank_path(experiment, "test"))
     rows = np.flatnonzero(bank.view == ORIGINAL)
     model = load_ego_mlp(folders.pretrain(experiment).path / "ego_mlp")

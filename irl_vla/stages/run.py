@@ -66,6 +66,7 @@ def pretrain(experiment: Experiment) -> None:
     stage = folders.pretrain(experiment)
     if _is_done(stage, "pretrain"):
         return
+    dataset = folders.dataset(experiment)
     folder = stage.begin()
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.train.imitation import PretrainInputs
@@ -73,7 +74,7 @@ def pretrain(experiment: Experiment) -> None:
 
         validation = prepared(experiment, experiment.data.val)
         inputs = PretrainInputs(
-            dataset=folders.dataset(experiment),
+            dataset=dataset,
             splits=experiment.data,
             validation=validation,
             scorer=experiment.evaluate.scorer,
@@ -186,12 +187,13 @@ def sweep(experiment: Experiment) -> None:
 
 def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
-    folder = experiment.folder / "evaluate"
+    folders.require_policies(experiment)
+    dataset, folder = folders.dataset(experiment), experiment.folder / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.stages.judge import write_evaluation
 
         store = prepared(experiment, experiment.data.test)
-        for path in write_evaluation(experiment, folders.dataset(experiment), store, folder, run.metrics):
+        for path in write_evaluation(experiment, dataset, store, folder, run.metrics):
             run.artifact(path)
 
 
