@@ -3,7 +3,7 @@
 All of them plan from a :class:`PreparedScene`; plans are (8, 3) rear-axle poses in the ego frame, 0.5 s apart.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -70,9 +70,3 @@ def best_constant_acceleration(scenes: Iterable[PreparedScene], config: ScorerCo
         scores.append(score_plans(scene, plans, config).score)
     means = np.mean(scores, axis=0)
     return ACCELERATIONS_MPS2[int(np.argmax(means))], means
-
-
-def mean_distances(plans: Sequence[Floats], humans: Sequence[Floats]) -> tuple[float, float]:
-    """Average and final displacement error in metres between plans and human plans (ADE, FDE)."""
-    gaps = np.linalg.norm(np.stack(plans)[..., :2] - np.stack(humans)[..., :2], axis=-1)
-    return float(gaps.mean()), float(gaps[:, -1].mean())
