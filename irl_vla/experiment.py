@@ -178,7 +178,7 @@ class StageFolder:
         path = self.path / _BEGUN
         if not path.exists() or list(self.path.iterdir()) == [path]:  # begun, but stopped before it made anything
             return
-        before, now = flatten(json.loads(path.read_text())), flatten(self._record)
+        before, now = _keys(json.loads(path.read_text())), _keys(self._record)
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             shown = "; ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed[:5])
@@ -186,3 +186,8 @@ class StageFolder:
                 f"{self.path} was made with other settings ({len(changed)} differ: {shown}); "
                 "choose another name= or seed=, or delete the folder"
             )
+
+
+def _keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under the keys with which they are set, and what went in."""
+    return flatten({**record["config"], "inputs": record["inputs"]})
