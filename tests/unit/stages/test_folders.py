@@ -1,0 +1,154 @@
+"""What binds the result of a stage, and what does not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from irl_vla.errors import CheckpointError, ConfigError
+from irl_vla.experiment import Experiment, StageFolder
+from irl_vla.stages import folders
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(name="x", runs=tmp_path, data={"root": tmp_path / "data"})
+
+
+def finish(stage: StageFolder) -> None:
+    (stage.begin() / "result").touch()
+    stage.finish()
+
+
+def finish_all(experiment: Experiment) -> None:
+    for stage in (folders.pretrain, folders.label, folders.train_reward, folders.finetune):
+        finish(stage(experiment))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"pretrain.samples.workers": 5},
+        {"pretrain.threads_per_worker": 3},
+        {"pretrain.use_gpu": True},
+        {"pretrain.log_every": 1},
+        {"label.workers": 7},
+        {"train_reward.max_failures": 9},
+        {"finetune.backend.actors": 2},
+        {"ray.cpus": 2},
+        {"tracking.enabled": False},
+        {"report.scenes": 1},
+        {"evaluate.bootstrap_samples": 100},
+    ],
+    ids=lambda override: next(iter(override)),
+)
+def test_a_run_may_go_on_with_other_machinery(experiment: Experiment, override: dict[str, Any]) -> None:
+    finish_all(experiment)
+    assert folders.finetune(experiment.with_overrides(override)).is_whole
+
+
+@pytest.mark.parametrize(
+    ("override", "stage"),
+    [
+        ({"seed": 1}, None),
+        ({"data_seed": 1}, folders.pretrain),
+        ({"model.encoder.width": 32}, folders.pretrain),
+        ({"views.count": 2}, folders.pretrain),
+        ({"pretrain.workers": 2}, folders.pretrain),
+        ({"evaluate.scorer.human_filter": False}, folders.pretrain),
+        ({"label.proposals.human": 0}, folders.label),
+        ({"train_reward.steps": 3}, folders.train_reward),
+        ({"finetune.weights.safety": 2.0}, folders.finetune),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_whatever_changes_a_result_binds_it(experiment: Experiment, override: dict[str, Any], stage: Any) -> None:
+    finish_all(experiment)
+    changed = experiment.with_overrides(override)
+    if stage is None:
+        assert not folders.pretrain(changed).is_whole, "another seed has a folder of its own"
+        return
+    with pytest.raises(ConfigError, match=next(iter(override)).replace(".", r"\.")):
+        assert stage(changed).is_whole
+    with pytest.raises(ConfigError, match=next(iter(override)).replace(".", r"\.")):
+        assert folders.finetune(changed).is_whole, "what comes after it is bound too"
+
+
+def test_a_sweep_is_bound_by_its_ranges(experiment: Experiment) -> None:
+    finish_all(experiment)
+    finish(folders.sweep(experiment))
+    assert folders.sweep(experiment).is_whole
+    with pytest.raises(ConfigError, match=r"sweep\.safety"):
+        folders.sweep(experiment.with_overrides({"sweep.safety": (1.0, 2.0)})).begin()
+
+
+def test_stages_depend_on_the_one_before(experiment: Experiment) -> None:
+    with pytest.raises(CheckpointError, match="run `irl-vla pretrain` first"):
+        folders.finetune(experiment)
+    finish(folders.pretrain(experiment))
+    with pytest.raises(CheckpointError, match="run `irl-vla label` first"):
+        folders.finetune(experiment)
+    finish(folders.label(experiment))
+    with pytest.raises(CheckpointError, match="run `irl-vla train-reward` first"):
+        folders.sweep(experiment)
+
+
+def test_policies_are_asked_for_before_they_are_judged(experiment: Experiment) -> None:
+    def judged(*names: str) -> Experiment:
+        return experiment.with_overrides({"evaluate.policies": names})
+
+    folders.require_policies(judged("human", "constant_velocity", "constant_acceleration", "reference"))
+    for name in ("ego_mlp", "imitation"):
+        with pytest.raises(CheckpointError, match="run `irl-vla pretrain` first"):
+            folders.require_policies(judged("human", name))
+    finish(folders.pretrain(experiment))
+    folders.require_policies(judged("human", "ego_mlp", "imitation"))
+    for name in ("control", "finetuned"):
+        with pytest.raises(CheckpointError, match="run `irl-vla label` first"):
+            folders.require_policies(judged(name))
+    finish_all(experiment)
+    folders.require_policies(judged("control", "finetuned"))
+
+
+def test_generated_data_has_a_place_of_its_own_and_real_data_must_exist(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENSCENE_DATA_ROOT", str(tmp_path / "official"))
+    assert folders.data_root(experiment) == tmp_path / "data"
+    unset = experiment.with_overrides({"data.root": None})
+    assert folders.data_root(unset) == tmp_path / "data" / "x"
+    with pytest.raises(ConfigError, match=r"data\.root: expected a folder, found none at .*data/x"):
+        folders.dataset(unset)
+    with pytest.raises(ConfigError, match=r"data\.root: expected a folder, found none at .*official"):
+        folders.dataset(unset.with_overrides({"generate": None}))
+    (tmp_path / "official" / "maps").mkdir(parents=True)
+    assert folders.dataset(unset.with_overrides({"generate": None})).root == tmp_path / "official"
+
+
+def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> None:
+        asked[split] = (views, folder, seed)
+
+    monkeypatch.setattr("irl_vla.prepare.prepare_split", prepare_split)
+    monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
+    for split in ("train", "val", "test"):
+        folders.prepared(experiment, split)
+    assert {split: views for split, (views, _, _) in asked.items()} == {
+        "train": experiment.views,
+        "val": None,
+        "test": None,
+    }
+    assert asked["val"][1:] == (experiment.shared / "prepared" / "val", experiment.data_seed)
+    folders.prepared(experiment.with_overrides({"views.count": 0}), "train")
+    assert asked["train"][0] is None
+
+
+def test_what_depends_on_the_seed_lies_in_its_folder(experiment: Experiment) -> None:
+    other = experiment.with_overrides({"seed": 5})
+    assert folders.policy_path(other).is_relative_to(other.folder)
+    assert folders.bank_path(other, "val") == other.folder / "pretrain" / "banks" / "val"
+    assert other.shared == experiment.shared

@@ -1,0 +1,135 @@
+"""Evaluation on two straight logs without Ray: what is written, and that it says what it should."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irl_vla.dataset.splits import SceneRef
+from irl_vla.epdms.records import PreparedScene
+from irl_vla.evaluate import score_here
+from irl_vla.experiment import Experiment
+from irl_vla.stages import folders, judge
+from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
+
+#: token to (log, seconds, scene): one free road, one behind a slow car.
+SLOW = {"objects": tracks(("vehicle", 20.0, 0.0, 2.0, 0)), "human": plan(3.0), "reference_mps": 4.0}
+SCENES: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "a0": ("free", 0.0, {"human": plan(9.0)}),
+    "a1": ("free", 0.5, {"human": plan(9.0)}),
+    "b0": ("slow", 0.0, SLOW),
+    "b1": ("slow", 0.5, SLOW),
+}
+
+
+@pytest.fixture
+def store() -> dict[str, PreparedScene]:
+    return {
+        token: replace(scene(10.0, **options), token=token, time_us=TIME_US + round(seconds * 1e6))
+        for token, (_, seconds, options) in SCENES.items()
+    }
+
+
+@pytest.fixture
+def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the stage's work for some settings; returns what it wrote and reported."""
+    refs = [SceneRef(token, log, 3, "map", log, "cruise") for token, (log, _, _) in SCENES.items()]
+    refs.append(SceneRef("lost", "free", 9, "map", "free", "cruise"))  # could not be prepared
+    monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
+    monkeypatch.setattr(judge, "score_split", score_here)
+    monkeypatch.setattr(
+        folders, "prepared", lambda experiment, split: SimpleNamespace(tokens=[*store], **lookup(store))
+    )
+
+    def run(**settings: Any) -> dict[str, Any]:
+        experiment = Experiment(
+            name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100, **settings.pop("evaluate")}
+        )
+        experiment = experiment.with_overrides(settings)
+        reported: dict[str, float] = {}
+        paths = judge.write_evaluation(
+            experiment, SimpleNamespace(), store, tmp_path / "out", lambda values, step: reported.update(values)
+        )
+        return {"reported": reported, "paths": paths, "folder": tmp_path / "out"}
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+POLICIES = {"policies": ("constant_velocity", "human", "reference"), "against": ("constant_velocity",)}
+
+
+def test_tables_agree_with_each_other(evaluated: Any) -> None:
+    found = evaluated(evaluate=POLICIES)
+    folder = found["folder"]
+    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv")]
+    results = {row["policy"]: row for row in rows(folder / "results.csv")}
+    assert list(results) == list(POLICIES["policies"])
+    frames, logs = rows(folder / "frames.csv"), rows(folder / "logs.csv")
+    assert [row["token"] for row in frames[:4]] == list(SCENES), "the scene that could not be prepared is left out"
+    for name, row in results.items():
+        scores = [float(frame["score"]) for frame in frames if frame["policy"] == name]
+        assert float(row["epdms"]) == pytest.approx(100 * np.mean(scores))
+        assert found["reported"][f"evaluate/{name}_epdms"] == float(row["epdms"])
+        for line in (line for line in logs if line["policy"] == name):
+            own = [float(f["score"]) for f in frames if (f["policy"], f["log"]) == (name, line["log"])]
+            assert (float(line["epdms"]), int(line["frames"])) == (pytest.approx(100 * np.mean(own)), 2)
+    assert float(results["human"]["epdms"]) > float(results["constant_velocity"]["epdms"])
+    plans = json.loads((folder / "plans.json").read_text())
+    np.testing.assert_allclose(plans["human"]["a0"]["plan"], plan(9.0))
+    np.testing.assert_allclose(plans["constant_velocity"]["b1"]["plan"], plan(10.0))
+
+
+def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(evaluate=POLICIES)
+    shown = capsys.readouterr().out
+    assert judge.GENERATED in shown
+    assert "4 frames, 2 groups; convention corrected." in shown
+    assert "free  human" not in shown
+    evaluated(evaluate=POLICIES, generate=None)
+    shown = capsys.readouterr().out
+    assert judge.REAL in shown
+    assert judge.GENERATED not in shown
+    for log in ("free", "slow"):
+        for name in POLICIES["policies"]:
+            assert f"{log}  {name}: " in shown
+
+
+def test_the_convention_is_named(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(evaluate=POLICIES | {"scorer": {"filter_convention": "before"}})
+    assert "convention before." in capsys.readouterr().out
+
+
+def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
+    evaluated: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Training(dict[str, PreparedScene]):
+        tokens = ("b0", "b1", "0123456789abcdef0-s1")  # views of a scene are no scenes of their own
+
+    training = Training(store)
+
+    def prepared(experiment: Experiment, split: str) -> Training:
+        asked.append(split)
+        return training
+
+    monkeypatch.setattr(folders, "prepared", prepared)
+    found = evaluated(evaluate={"policies": ("constant_velocity", "constant_acceleration"), "against": ()})
+    assert asked == ["train"]
+    plans = json.loads((found["folder"] / "plans.json").read_text())
+    assert plans["constant_acceleration"]["a0"]["plan"][-1][0] < 40.0, "behind a slow car braking is best, so all brake"
+
+
+def test_untrained_policies_have_no_prediction(tmp_path: Path) -> None:
+    experiment = Experiment(name="x", runs=tmp_path)
+    assert judge.predicted_columns(experiment, {}, "human") == {}
