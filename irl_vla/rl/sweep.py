@@ -88,21 +88,27 @@ def trial_name(weights: Mapping[str, float]) -> str:
 
 
 def run_trial(settings: dict[str, float], job: SweepJob) -> None:
-    """One trial, in a Tune worker; resumable like any fine-tuning."""
+    """One trial, in a Tune worker; resumable like any fine-tuning. One that is whole is only reported again."""
+    name = trial_name(settings)
+    result = job.folder / "trials" / name / _RESULT
+    if not result.exists():
+        write_text(result, json.dumps(_fine_tuned(settings, job, name), indent=1))
+    tune.report({METRIC: json.loads(result.read_text())[METRIC]})
+
+
+def _fine_tuned(settings: Mapping[str, float], job: SweepJob, name: str) -> dict[str, Any]:
+    """Fine-tunes with the trial's weights; returns its row, the scores of its best checkpoint."""
     weights = job.spec.config.weights.with_overrides(settings)
     config = job.spec.config.with_overrides(
         {"weights": weights.model_dump(), "iterations": job.config.iterations, "env_runners": 0}
     )
     spec = replace(job.spec, config=config)
-    name = trial_name(settings)
     folder = job.folder / "trials" / name
     with stage_run(job.tracking, job.root, job.name, f"sweep/{name}", {"weights": weights.model_dump()}) as run:
         finetune(Watch(spec, folder, open_validator(job.validation), run.metrics))
     best = max(read_history(folder), key=lambda row: row["finetune/val_epdms"])
     scores = {key.removeprefix("finetune/val_"): value for key, value in best.items() if "val_" in key}
-    row = {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
-    write_text(folder / _RESULT, json.dumps(row, indent=1))
-    tune.report({METRIC: scores[METRIC]})
+    return {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
 
 
 def _new_tuner(job: SweepJob, trainable: Any, state: Path) -> tune.Tuner:

@@ -42,9 +42,6 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     refs.append(SceneRef("lost", "free", 9, "map", "free", "cruise"))  # could not be prepared
     monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
     monkeypatch.setattr(judge, "score_split", score_here)
-    monkeypatch.setattr(
-        folders, "prepared", lambda experiment, split: SimpleNamespace(tokens=[*store], **lookup(store))
-    )
 
     def run(**settings: Any) -> dict[str, Any]:
         experiment = Experiment(
