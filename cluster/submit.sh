@@ -3,7 +3,7 @@
 #
 # ADDRESS is the head's dashboard, e.g. http://127.0.0.1:8265. The code of this checkout travels with the job. Data and
 # results do not: relative paths such as data/ and runs/ are taken from IRL_VLA_FOLDER (default: this checkout), which
-# every machine of the cluster must see below the same path. CONFIG is a file of this checkout or lies below that folder.
+# every machine of the cluster must see below the same path. CONFIG lies in this checkout or below that folder.
 #
 # Ends with 0 only if the stage succeeded: 1 if it failed or was stopped, 2 on wrong arguments, 3 if the cluster does
 # not answer within IRL_VLA_CONNECT_TIMEOUT_S (default 20) seconds or refuses the token.
@@ -63,5 +63,5 @@ ray job submit --address "$address" --submission-id "$id" --working-dir "$root" 
 # A stopped job counts as a success with `ray job submit`.
 case $(ray job status --address "$address" "$id" 2>&1) in
   *succeeded*) ;;
-  *) fail 1 "the job $id did not succeed" ;;
+  *) fail 1 "the job $id was stopped, or the cluster went away" ;;
 esac

@@ -95,10 +95,10 @@ def head() -> Iterator[Head]:
     port, dashboard, agent, client = free_ports(4)
     command = f"ray start --head --block --node-ip-address=127.0.0.1 --port={port} --dashboard-host=127.0.0.1"
     command += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --ray-client-server-port={client}"
-    command += f" --temp-dir={folder}/ray --num-cpus=2 --object-store-memory=100000000"
+    command += f" --temp-dir={folder}/ray --min-worker-port=0 --max-worker-port=0"
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
-            [*command.split(), '--resources={"only_here": 5}'],
+            [*command.split(), "--num-cpus=2", "--object-store-memory=100000000", '--resources={"only_here": 5}'],
             env=environment,
             cwd=folder,
             stdout=log,
