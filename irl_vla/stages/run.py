@@ -43,7 +43,8 @@ def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bo
             return 0
         STAGES[stage](experiment)
     except IrlVlaError as error:
-        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 (the message is made for people)
+        plain = getattr(error, "cause", error)  # an error of a Ray task carries the remote traceback in its text
+        log.error("%s: %s", type(plain).__name__, plain)  # noqa: TRY400 (the message is made for people)
         return 2
     except KeyboardInterrupt:
         log.warning("interrupted; the same command resumes")

@@ -12,6 +12,8 @@ import yaml
 
 from irl_vla.cli import _STAGES
 from irl_vla.experiment import load_experiment
+from irl_vla.world.config import SplitSizeConfig, WorldConfig
+from irl_vla.world.generate import generate
 
 from .command import PATIENCE_S, PROGRAM, ROOT, SMOKE, call, run, stamps, start
 
@@ -114,6 +116,19 @@ def test_evaluation_asks_for_its_policies_before_any_work(tmp_path: Path) -> Non
     assert refused.returncode == 2
     assert "run `irl-vla pretrain` first" in refused.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_broken_log_is_named(tmp_path: Path) -> None:
+    size = SplitSizeConfig(logs=2, layouts=2)
+    config = WorldConfig(train=size, val=size, test=size, frames_per_log=12, sensors=None)
+    generate(config, tmp_path / "world", seed=0)
+    broken = sorted((tmp_path / "world" / "navsim_logs" / "test").glob("*.pkl"))[1]
+    broken.write_bytes(broken.read_bytes()[:-100])
+    navsim = ROOT / "configs" / "navsim.yaml"
+    refused = run(tmp_path, "evaluate", navsim, "data.root=world", "data.test=test", "runs=runs", "ray.cpus=1")
+    assert refused.returncode == 2, refused.stderr[-3000:]
+    assert f"LogFormatError: {broken}" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 WORLD = (

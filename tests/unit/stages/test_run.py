@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
-from irl_vla.errors import IrlVlaError, SceneError
+from irl_vla.errors import IrlVlaError, LogFormatError, SceneError
 from irl_vla.experiment import Experiment
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
@@ -44,6 +45,17 @@ def test_exit_status(
         assert stages.execute("label", config, []) == status
         assert stages.main("label", [str(config)]) == status
     assert message in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_errors_of_ray_tasks_read_like_those_of_the_driver(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cause = LogFormatError("a.pkl: frame 3: anns: expected the key")
+    remote = RayTaskError("encode_log", "Traceback (most recent call last): ...", cause).as_instanceof_cause()
+    monkeypatch.setitem(stages.STAGES, "pretrain", fails_with(remote))
+    assert stages.execute("pretrain", config, []) == 2
+    assert "LogFormatError: a.pkl: frame 3: anns: expected the key" in caplog.text
     assert "Traceback" not in caplog.text
 
 
