@@ -25,6 +25,7 @@ class FinetuneConfig(Config):
         env_runners: remote samplers of one CPU each; 0 samples in the driver.
         validate_every: iterations between true-score checks on the validation split.
         checkpoint_every: iterations between resumable checkpoints.
+        max_progress_loss: a state whose true validation EP lies further below imitation's is not kept as the best.
         patience: validations without a new best true score before training stops; the best is kept.
     """
 
@@ -45,6 +46,7 @@ class FinetuneConfig(Config):
     env_runners: int = Field(0, ge=0)
     validate_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(10, gt=0)
+    max_progress_loss: float = Field(0.02, ge=0.0)
     patience: int = Field(1000, gt=0)
     weights: RewardWeights = RewardWeights()
     backend: BackendConfig = BackendConfig()

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def finetune(watch: Watch) -> Path:
     """Fine-tunes the planner; a run that was interrupted goes on from its last state.
 
     Returns:
-        Folder of the checkpoint with the best true validation score; the imitation policy itself competes.
+        Folder of the checkpoint with the best true validation score among those that keep the imitation policy's
+        progress; that policy itself competes.
 
     Raises:
         ClusterError: if sampling broke down and returned nothing.
@@ -110,12 +111,22 @@ def _validated(algorithm: Any, watch: Watch, history: list[dict[str, float]]) ->
     scores = {f"finetune/val_{name}": value for name, value in watch.validate(chain).items()}
     watch.report(scores, algorithm.iteration)
     score = scores["finetune/val_epdms"]
-    if all(score > row["finetune/val_epdms"] for row in history):
+    if best_row([*history, scores], watch.spec.config.max_progress_loss) is scores:
         spec = watch.spec
         inputs = {"bank": TokenBank.open(spec.bank).fingerprint}
         origin = Provenance(spec.seed, inputs, {"iteration": algorithm.iteration, "val_epdms": score})
         save_finetuned(chain, spec.policy, watch.folder / _BEST, origin)
     return {"iteration": float(algorithm.iteration)} | scores
+
+
+def best_row(history: Sequence[Metrics], max_progress_loss: float) -> Metrics:
+    """The first validation with the best true score among those that keep the imitation policy's progress.
+
+    In EPDMS a policy may buy safety by slowing down; a state whose EP lies more than ``max_progress_loss`` below that
+    of iteration 0, the first row, is no candidate.
+    """
+    least = history[0]["finetune/val_ep"] - max_progress_loss
+    return max((row for row in history if row["finetune/val_ep"] >= least), key=lambda row: row["finetune/val_epdms"])
 
 
 def _stale(history: list[dict[str, float]], patience: int) -> bool:

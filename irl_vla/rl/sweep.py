@@ -17,7 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 from irl_vla.artifact import write_text
 from irl_vla.errors import ClusterError
 from irl_vla.rl.config import SweepConfig
-from irl_vla.rl.finetune import Watch, finetune, read_history
+from irl_vla.rl.finetune import Watch, best_row, finetune, read_history
 from irl_vla.rl.task import TaskSpec
 from irl_vla.rl.validation import ValidationSpec, open_validator
 from irl_vla.tracking import TrackingConfig, stage_run
@@ -106,7 +106,7 @@ def _fine_tuned(settings: Mapping[str, float], job: SweepJob, name: str) -> dict
     folder = job.folder / "trials" / name
     with stage_run(job.tracking, job.root, job.name, f"sweep/{name}", {"weights": weights.model_dump()}) as run:
         finetune(Watch(spec, folder, open_validator(job.validation), run.metrics))
-    best = max(read_history(folder), key=lambda row: row["finetune/val_epdms"])
+    best = best_row(read_history(folder), config.max_progress_loss)
     scores = {key.removeprefix("finetune/val_"): value for key, value in best.items() if "val_" in key}
     return {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
 

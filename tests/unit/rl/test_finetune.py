@@ -15,7 +15,7 @@ from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.env import by_chain
-from irl_vla.rl.finetune import Watch, finetune, planner_chain, read_history
+from irl_vla.rl.finetune import Watch, best_row, finetune, planner_chain, read_history
 from irl_vla.rl.ppo import ppo_config
 from irl_vla.rl.task import TaskSpec, open_task
 
@@ -34,7 +34,7 @@ def make_watch(spec: TaskSpec, reported: list[dict[str, float]]) -> Watch:
 
     def validate(chain: DenoisingChain) -> dict[str, float]:
         end = deterministic_end(chain, bank.tokens(np.arange(len(bank))))
-        return {"epdms": float(np.exp(-abs(end - 30) / 10))}
+        return {"epdms": float(np.exp(-abs(end - 30) / 10)), "ep": 1.0}
 
     return Watch(spec, spec.policy.parent / "finetune", validate, lambda metrics, step: reported.append(dict(metrics)))
 
@@ -117,6 +117,17 @@ def test_it_learns_what_is_paid_and_keeps_the_best(spec: TaskSpec) -> None:
     bank = open_task(spec).bank
     end = deterministic_end(load_chain(best), bank.tokens(np.arange(len(bank))))
     assert np.exp(-abs(end - 30) / 10) == pytest.approx(max(validations), abs=1e-4)
+
+
+def test_slower_policies_are_not_kept() -> None:
+    start = {"finetune/val_epdms": 0.7, "finetune/val_ep": 0.85}
+    slow = {"finetune/val_epdms": 0.9, "finetune/val_ep": 0.82}
+    fair = {"finetune/val_epdms": 0.8, "finetune/val_ep": 0.84}
+    assert best_row([start], 0.02) is start
+    assert best_row([start, slow], 0.02) is start
+    assert best_row([start, slow], 0.05) is slow
+    assert best_row([start, slow, fair], 0.02) is fair
+    assert best_row([start, dict(start)], 0.02) is start
 
 
 def test_the_pull_keeps_the_policy_at_home(spec: TaskSpec) -> None:
