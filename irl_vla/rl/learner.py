@@ -61,9 +61,9 @@ class ChainLearner(PPOTorchLearner):
             error = torch.nn.functional.mse_loss(values, batch[Postprocessing.VALUE_TARGETS])
             loss = loss + error
             metrics["critic_loss"] = error.detach()
+        minibatches = config.num_epochs * config.train_batch_size_per_learner // config.minibatch_size
         for name, value in metrics.items():
-            # Reduced to the mean over the iteration's minibatches; window=1 would show the last one only.
-            self.metrics.log_value((module_id, name), value, reduce="mean", clear_on_reduce=True)
+            self.metrics.log_value((module_id, name), value, window=minibatches)  # the mean over one iteration
         return loss
 
 
