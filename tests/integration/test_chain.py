@@ -154,7 +154,7 @@ def test_again_everything_is_left_alone(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("stage", "override", "named"),
     [
-        ("run", "generate.frames_per_log=14", "remove this one"),
+        ("generate", "generate.frames_per_log=14", "remove this one"),
         ("pretrain", "pretrain.learning_rate=0.5", "pretrain.learning_rate: 0.0005 then, 0.5 now"),
         ("label", "evaluate.scorer.human_filter=false", "evaluate.scorer.human_filter: True then, False now"),
         ("finetune", "finetune.weights.safety=2", "finetune.weights.safety: 1.0 then, 2.0 now"),
