@@ -1,12 +1,17 @@
-"""The command line: ``irl-vla STAGE CONFIG [key=value ...]``.
+"""The command line: ``irl-vla STAGE CONFIG [key=value ...]`` and ``irl-vla COMMAND ...``.
 
-Only the standard library is imported before a stage is chosen, so that ``--help`` answers at once.
+Only the standard library is imported before the work begins, so that ``--help`` answers at once.
 """
 
 import argparse
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
+
+from irl_vla import commands
 
 _STAGES = {
     "generate": "write a generated driving dataset in NAVSIM's layout",
@@ -21,15 +26,35 @@ _STAGES = {
 }
 
 
+class Command(Protocol):
+    """A module of :mod:`irl_vla.commands`: light to import, its libraries loaded by ``run``."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's arguments."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Does the work; returns the exit status."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one stage; returns the exit status (0 done, 2 bad input, 130 interrupted: the same command resumes)."""
-    options = _parser().parse_args(arguments)
+    """Runs one stage or command; returns the exit status (0 done, 2 bad input, 130 interrupted: run it again)."""
+    known = _commands()
+    options = _parser(known).parse_args(arguments)
+    if options.stage in known:
+        return known[options.stage].run(options)
     from irl_vla.stages.run import execute
 
     return execute(options.stage.replace("-", "_"), options.config, options.overrides, options.print_config)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _commands() -> Mapping[str, Command]:
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    return {name.replace("_", "-"): cast("Command", import_module(f"{commands.__name__}.{name}")) for name in names}
+
+
+def _parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="irl-vla",
         description="Train, fine-tune and judge a vision-language-action driving policy.",
@@ -41,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
         stage.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
         stage.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    for name, command in known.items():
+        command.add_arguments(subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY))
     return parser
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 BASE = {"errors", "geometry", "config", "artifact", "scene"}
 DATA = BASE | {"token_bank", "driving", "dataset"}
 SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
-JUDGE = SCORE | {"intervals", "baselines", "select", "evaluate", "doctor", "navsim", "report"}
+JUDGE = SCORE | {"intervals", "baselines", "evaluate", "navsim", "report"}
 
 #: layer -> what it may import of ours (its own modules always).
 MAY_IMPORT = {
@@ -31,19 +31,19 @@ MAY_IMPORT = {
     "prepare": DATA | {"epdms"},
     "reward": SCORE,
     "baselines": JUDGE,
-    "select": JUDGE,
     "evaluate": JUDGE,
-    "doctor": JUDGE,
     "navsim": JUDGE,
     "report": JUDGE,
     "train": JUDGE | {"world"},
     "rl": JUDGE | {"train"},
     "experiment": JUDGE | {"session", "world", "train", "rl"},
-    "stages": JUDGE | {"session", "world", "train", "rl", "experiment"},
-    "cli": {"stages"},
+    "stages": JUDGE | {"session", "world", "train", "rl", "experiment", "outcome"},
+    "outcome": {"errors"},
+    "commands": JUDGE | {"session", "world", "train", "rl", "experiment", "stages", "outcome"},
+    "cli": {"commands", "stages"},
     "pipelines": {"stages"},
 }
-RAY_LAYERS = {"session", "prepare", "select", "evaluate", "doctor", "train", "rl", "stages", "cli", "pipelines"}
+RAY_LAYERS = {"session", "prepare", "evaluate", "train", "rl", "stages", "commands", "cli", "pipelines"}
 RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.config import Config
-from irl_vla.errors import IrlVlaError
 from irl_vla.experiment import Experiment, StageFolder, load_experiment
+from irl_vla.outcome import exit_status
 from irl_vla.stages import folders
 from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, validation_spec
 from irl_vla.tracking import StageRun, stage_run
@@ -33,23 +33,15 @@ def main(stage: str, arguments: Sequence[str]) -> int:
 
 def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
     """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("ray", "pyogrio", "httpx", "alembic", "matplotlib", "mlflow", "numba", "fontTools"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
+
+    def work() -> None:
         experiment = load_experiment(config, overrides)
         if print_config:
             sys.stdout.write(experiment.to_yaml())
-            return 0
-        STAGES[stage](experiment)
-    except IrlVlaError as error:
-        plain = getattr(error, "cause", error)  # an error of a Ray task carries the remote traceback in its text
-        log.error("%s: %s", type(plain).__name__, plain)  # noqa: TRY400 (the message is made for people)
-        return 2
-    except KeyboardInterrupt:
-        log.warning("interrupted; the same command resumes")
-        return 130
-    return 0
+        else:
+            STAGES[stage](experiment)
+
+    return exit_status(work)
 
 
 def generate(experiment: Experiment) -> None:
