@@ -1,7 +1,8 @@
 """Which layouts and logs a generated data set consists of, from configuration and seed alone."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -12,13 +13,16 @@ import numpy as np
 from irl_vla.errors import ConfigError
 from irl_vla.scene import CITIES
 from irl_vla.world.config import SplitSizeConfig, WorldConfig
-from irl_vla.world.roads.layout import FAMILIES, draw_layout
+from irl_vla.world.roads.families import draw_layout
+from irl_vla.world.roads.layout import FAMILIES
 from irl_vla.world.roads.network import Network, build_network
 from irl_vla.world.scenarios import KINDS, possible_movements
 
 SPLITS: Final = ("train", "val", "test")
 #: Least share of a split's logs for every scenario kind.
 LEAST_SHARE: Final = 0.04
+#: So many layouts hold every kind of road: the families take turns.
+EVERY_ROAD: Final = 8
 
 #: A place in each city's projected frame, and the distance between layouts there.
 _CITY_ORIGINS_M: Final = {
@@ -27,10 +31,12 @@ _CITY_ORIGINS_M: Final = {
     "us-nv-las-vegas-strip": (664_000.0, 3_998_000.0),
     "us-pa-pittsburgh-hazelwood": (588_000.0, 4_475_000.0),
 }
-_SPACING_M: Final = 1000.0
+_SPACING_M: Final = 1600.0
 _ROW: Final = 8
 _LAYOUT_STREAM, _LOG_STREAM = 1, 2
 _DAYS_PER_LAYOUT: Final = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,13 @@ class LayoutPlan:
 
     @property
     def city(self) -> str:
-        """City whose map file holds the layout."""
-        return CITIES[self.number % len(CITIES)]
+        """City whose map file holds the layout; every round through the families shifts them to other cities."""
+        return CITIES[(self.number + self.number // len(FAMILIES)) % len(CITIES)]
+
+    @property
+    def family(self) -> str:
+        """Out of ``FAMILIES``, in turn within the split."""
+        return list(FAMILIES)[self.index % len(FAMILIES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +97,40 @@ def layout_plans(config: WorldConfig) -> dict[str, list[LayoutPlan]]:
 def log_plans(config: WorldConfig, seed: int) -> list[LogPlan]:
     """All drives: kinds by weight, each on the layout with the fewest drives among those that support it.
 
+    A split with fewer than ``EVERY_ROAD`` layouts lacks kinds of road: what only they can show is left out.
+
     Raises:
-        ConfigError: if no layout of a split supports a kind.
+        ConfigError: if no layout of a larger split supports a kind.
     """
     logs = []
     for split, layouts in layout_plans(config).items():
         used = [0] * len(layouts)
-        for kind, count in kind_counts(_size(config, split).logs, config.weights.model_dump()).items():
-            fitting = [index for index, plan in enumerate(layouts) if possible_movements(network_of(plan, seed), kind)]
-            if not fitting:
-                raise ConfigError(
-                    f"world.{split}.layouts: none of the {len(layouts)} layouts supports scenario kind {kind!r}; "
-                    "raise the number of layouts or change the seed"
-                )
+        fitting = {kind: _fitting(layouts, kind, seed) for kind in KINDS}
+        missing = [kind for kind in KINDS if not fitting[kind]]
+        if missing and len(layouts) >= EVERY_ROAD:
+            raise ConfigError(
+                f"world.{split}.layouts: none of the {len(layouts)} layouts supports the scenario kinds {missing}; "
+                "raise the number of layouts or change the seed"
+            )
+        if missing:
+            _log.info("world.%s: %d layouts cannot show %s", split, len(layouts), ", ".join(missing))
+        weights = {kind: weight for kind, weight in config.weights.model_dump().items() if fitting[kind]}
+        for kind, count in kind_counts(_size(config, split).logs, weights).items():
             for _ in range(count):
-                index = min(fitting, key=lambda item: (used[item], item))
+                index = min(fitting[kind], key=lambda item: (used[item], item))
                 logs.append(LogPlan(layouts[index], kind, used[index]))
                 used[index] += 1
     return logs
 
 
 def kind_counts(logs: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Number of drives of each kind: the least share, then what the weights say; they add up to ``logs``."""
-    least = min(math.ceil(LEAST_SHARE * logs), logs // len(KINDS))
-    counts = dict.fromkeys(KINDS, least)
+    """Number of drives of each weighted kind: the least share, then what the weights say; they add up to ``logs``."""
+    kinds = [kind for kind in KINDS if kind in weights]
+    least = min(math.ceil(LEAST_SHARE * logs), logs // len(kinds))
+    counts = dict.fromkeys(kinds, least)
     total = sum(weights.values())
-    for _ in range(logs - least * len(KINDS)):  # to whoever lags most behind its weight
-        kind = min(KINDS, key=lambda name: (counts[name] - logs * weights[name] / total, KINDS.index(name)))
+    for _ in range(logs - least * len(kinds)):  # to whoever lags most behind its weight
+        kind = min(kinds, key=lambda name: (counts[name] - logs * weights[name] / total, kinds.index(name)))
         counts[kind] += 1
     return counts
 
@@ -124,7 +142,6 @@ def network_of(plan: LayoutPlan, seed: int) -> Network:
     place = plan.number // len(CITIES)
     centre = np.array([x + _SPACING_M * (place % _ROW), y + _SPACING_M * (place // _ROW)])
     generator = np.random.default_rng([seed, _LAYOUT_STREAM, SPLITS.index(plan.split), plan.index])
-    family = FAMILIES[plan.index % len(FAMILIES)]
     # ids start at one layout's worth, so that number 0 has no id 0
     return build_network(
         draw_layout(
@@ -132,7 +149,7 @@ def network_of(plan: LayoutPlan, seed: int) -> Network:
             generator,
             number=plan.number + 1,
             city=plan.city,
-            family=family,
+            family=plan.family,
             centre=centre,
             index=plan.index,
         )
@@ -143,6 +160,10 @@ def log_generator(plan: LogPlan, seed: int) -> np.random.Generator:
     """The random stream of one drive."""
     split = SPLITS.index(plan.layout.split)
     return np.random.default_rng([seed, _LOG_STREAM, split, plan.layout.index, plan.index])
+
+
+def _fitting(layouts: Sequence[LayoutPlan], kind: str, seed: int) -> list[int]:
+    return [index for index, plan in enumerate(layouts) if possible_movements(network_of(plan, seed), kind)]
 
 
 def _size(config: WorldConfig, split: str) -> SplitSizeConfig:

@@ -1,68 +1,153 @@
-"""What a road layout looks like, drawn from a seed: arms that meet in a junction."""
+"""What a road layout is: arms that meet in a junction, and what is built along them."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
-import shapely
 
 from irl_vla.geometry import Floats
-from irl_vla.world.roads import polyline
 
-#: Kinds of layout, cycled through by the layouts of a split; the first two support every scenario between them.
-FAMILIES: Final = ("cross_signal", "cross_priority", "tee_signal", "bend", "tee_priority")
+#: Who gives way in a junction. ``signal``: lights, one phase an axis. ``yield``, ``stop``: arms of axis 1 give way
+#: to axis 0, behind a stop sign if ``stop``. ``all_stop``: everybody stops, first come first served. ``roundabout``:
+#: entries give way to the ring. ``merge``: a ramp (axis 1) gives way to the main road. ``zipper``: two lanes become one
+#: and nobody has priority. ``free``: movements never meet.
+Control = Literal["signal", "yield", "stop", "all_stop", "roundabout", "merge", "zipper", "free"]
+
+#: Kinds of layout with what rules their junction. A split takes them in turn: the first two show everyday driving,
+#: the first eight every kind of road, the others vary them.
+FAMILIES: Final[dict[str, Control]] = {
+    "cross_signal": "signal",
+    "cross_priority": "yield",
+    "merge": "merge",
+    "roundabout": "roundabout",
+    "pickup": "free",
+    "cross_all_stop": "all_stop",
+    "works": "free",
+    "lane_drop": "zipper",
+    "tee_signal": "signal",
+    "cross_stop": "stop",
+    "highway": "free",
+    "tee_roundabout": "roundabout",
+    "bend": "free",
+    "tee_all_stop": "all_stop",
+    "tee_priority": "yield",
+    "tee_stop": "stop",
+}
+#: Cities where traffic keeps to the left.
+LEFT_HAND_CITIES: Final = frozenset({"sg-one-north"})
 #: Paved shoulder beside the outermost lane; part of the roadblock.
 KERB_MARGIN_M: Final = 1.0
 #: Vertex spacing of arm reference lines.
 STEP_M: Final = 2.0
 PARKING_WIDTH_M: Final = 2.5
+#: On faster roads nobody parks, walks or cycles.
+FASTEST_STREET_MPS: Final = 16.0
 
-_SPEED_LIMITS_MPS: Final = (8.3, 11.1, 13.4, 15.6)
-_ARM_LENGTH_M: Final = (300.0, 340.0)
-_CLEARANCE_M: Final = 12.0
+
+@dataclass(frozen=True, slots=True)
+class LaneClosure:
+    """A work site on the lanes that lead away from the junction.
+
+    Attributes:
+        lane: the closed lane, counted from the left: the innermost or the outermost one.
+        begin_m, end_m: where it is closed over its full width, as distances along the arm's reference line.
+        taper_m: length before ``begin_m`` over which cones lead out of the lane.
+    """
+
+    lane: int
+    begin_m: float
+    end_m: float
+    taper_m: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """One road leaving the junction, with both driving directions.
+    """One road leaving the junction, with both driving directions; a ramp has one direction only.
 
     Attributes:
         line: (V, 3) reference poses pointing away from the junction, ``STEP_M`` apart, between the two directions.
-        lanes: number of lanes in each direction.
+        lanes_in, lanes_out: number of lanes towards and away from the junction.
         median_m: gap between the directions.
         parking: (beside the lanes towards, beside the lanes away from the junction).
         crosswalk_m: distance of a mid-block crosswalk from the junction, or None.
         axis: signal group and right of way: 0 is the major road, 1 the minor one.
+        auxiliary_m: length of an acceleration lane at the outer side of the lanes towards the junction, where it ends;
+            0 for none. It belongs to the chain of the ramp that feeds it and is not counted by ``lanes_in``.
+        bay_m: (begin, end) of a pickup bay beside the lanes away from the junction, along the line, or None.
+        closure: a work site, or None.
+        keeps_left: traffic keeps to the left: the lanes away from the junction lie left of ``line``.
     """
 
     line: Floats
-    lanes: int
+    lanes_in: int
+    lanes_out: int
     lane_width_m: float
     median_m: float
     speed_limit_mps: float
     parking: tuple[bool, bool]
     crosswalk_m: float | None
     axis: int
+    auxiliary_m: float = 0.0
+    bay_m: tuple[float, float] | None = None
+    closure: LaneClosure | None = None
+    keeps_left: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of the wider direction."""
+        return max(self.lanes_in, self.lanes_out)
 
     @property
     def half_width_m(self) -> float:
-        """From the reference line to the outer lane boundary."""
-        return self.median_m / 2 + self.lanes * self.lane_width_m
+        """From the reference line to the outer lane boundary of the wider direction."""
+        return max(self.edge_m(inward=True), self.edge_m(inward=False))
+
+    @property
+    def outward_side(self) -> float:
+        """Side of ``line`` on which the lanes away from the junction lie: 1 left, -1 right."""
+        return 1.0 if self.keeps_left else -1.0
+
+    @property
+    def is_fast(self) -> bool:
+        """True for roads without pavements, parked cars, crosswalks and bicycles."""
+        return self.speed_limit_mps > FASTEST_STREET_MPS
 
     @property
     def max_curvature(self) -> float:
         """Largest absolute curvature of the reference line, 1/m."""
         return float(np.abs(np.diff(self.line[:, 2])).max() / STEP_M)
 
+    def edge_m(self, *, inward: bool) -> float:
+        """From the reference line to the outer lane boundary of one direction, without the acceleration lane."""
+        return self.median_m / 2 + (self.lanes_in if inward else self.lanes_out) * self.lane_width_m
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The carriageway of a roundabout.
+
+    Attributes:
+        radius_m: of the circulating baseline.
+        entry_radius_m: of the arcs that lead from the arms to the ring and back.
+        island_m: radius of the central island, where nobody drives.
+    """
+
+    radius_m: float
+    entry_radius_m: float
+    island_m: float
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A junction (or a mere bend, with two arms) in a city's projected frame.
+    """A junction (or a mere street, with two arms) in a city's projected frame.
 
     Attributes:
         name: unique over all splits, e.g. "test-003".
         number: unique over all splits; spaces the ids and places of layouts in a city.
-        arms: counter-clockwise around ``centre``.
+        family: out of ``FAMILIES``.
+        arms: counter-clockwise around ``centre``, clockwise where traffic keeps to the left. Of a merge: the main road
+            upstream, downstream, and the ramp.
+        ring: of a roundabout.
     """
 
     name: str
@@ -71,115 +156,29 @@ class Layout:
     family: str
     centre: Floats
     arms: tuple[Arm, ...]
+    ring: Ring | None = None
+
+    @property
+    def control(self) -> Control:
+        """Who gives way."""
+        return FAMILIES[self.family]
 
     @property
     def has_signal(self) -> bool:
         """True if traffic lights rule the junction."""
-        return self.family.endswith("signal")
+        return self.control == "signal"
 
     @property
     def is_junction(self) -> bool:
-        """False for a bend, where two arms simply continue each other."""
-        return len(self.arms) > 2
+        """True where drivers on different movements may meet; False where two arms simply continue each other."""
+        return self.control != "free"
 
+    @property
+    def is_crossing(self) -> bool:
+        """True where roads meet at an angle; False for streets, merges and lane drops."""
+        return self.control not in ("free", "merge", "zipper")
 
-def draw_layout(
-    name: str, generator: np.random.Generator, *, number: int, city: str, family: str, centre: Floats, index: int
-) -> Layout:
-    """Draws a layout; arms that would come too close to each other are drawn again with straighter ones.
-
-    Args:
-        index: place in its split; lane counts follow from it, so that every split has roads of 1, 2 and 3 lanes.
-    """
-    bearings, axes = _bearings(family, generator)
-    lanes = _lane_counts(family, index, generator)
-    roads = [_cross_section(lanes[axis], generator) for axis in (0, 1)]
-    widest = max(road["median_m"] / 2 + road["lanes"] * road["lane_width_m"] for road in roads)
-    setback = widest + generator.uniform(10.5, 15.5) if family != "bend" else 1.0
-    for attempt in range(40):
-        bend_scale = 1.0 - attempt / 39
-        arms = tuple(
-            _draw_arm(_arm_start(centre, bearing, setback), axis, roads[axis], bend_scale, generator)
-            for bearing, axis in zip(bearings, axes, strict=True)
-        )
-        if _apart(arms):
-            break
-    return Layout(name, number, city, family, centre, arms)
-
-
-def _bearings(family: str, generator: np.random.Generator) -> tuple[list[float], list[int]]:
-    turn = generator.uniform(0, 2 * np.pi)
-    jitter = generator.uniform(-0.16, 0.16, 4)
-    quarter = np.pi / 2
-    if family == "bend":
-        return [turn, turn + np.pi], [0, 0]
-    count = 3 if family.startswith("tee") else 4
-    # the third arm of a T is the minor road; the major road stays nearly straight
-    places, axes = ([0, 1, 2], [0, 1, 0]) if count == 3 else ([0, 1, 2, 3], [0, 1, 0, 1])
-    return [turn + quarter * place + jitter[place] for place in places], axes
-
-
-def _lane_counts(family: str, index: int, generator: np.random.Generator) -> tuple[int, int]:
-    major = (2, 3, 1)[index % 3]
-    if family.endswith("priority"):
-        return min(major, 2), 1
-    return major, int(generator.integers(1, min(major, 2) + 1))
-
-
-def _cross_section(lanes: int, generator: np.random.Generator) -> dict[str, float]:
-    slowest = 0 if lanes == 1 else 1
-    return {
-        "lanes": lanes,
-        "lane_width_m": float(generator.uniform(3.4, 3.9)),
-        "median_m": float(generator.uniform(0.4, 1.6)),
-        "speed_limit_mps": _SPEED_LIMITS_MPS[int(generator.integers(slowest, slowest + 3))],
-    }
-
-
-def _arm_start(centre: Floats, bearing: float, setback_m: float) -> Floats:
-    return np.array([*(centre + setback_m * np.array([np.cos(bearing), np.sin(bearing)])), bearing])
-
-
-def _draw_arm(
-    start: Floats, axis: int, road: dict[str, float], bend_scale: float, generator: np.random.Generator
-) -> Arm:
-    """An arm that leaves the junction at ``start`` (3,); ``bend_scale`` 0 makes it straight."""
-    steps = round(generator.uniform(*_ARM_LENGTH_M) / STEP_M)
-    curvature = np.zeros(steps)
-    # tight enough that drivers slow down, wide enough for the road; lateral acceleration 2.5 .. 4.5 at the limit
-    half_width = road["median_m"] / 2 + road["lanes"] * road["lane_width_m"]
-    begin = generator.uniform(45.0, 70.0)
-    side = generator.choice([-1.0, 1.0])
-    for _ in range(int(generator.choice([0, 1, 2], p=[0.2, 0.4, 0.4]))):
-        radius = max(road["speed_limit_mps"] ** 2 / generator.uniform(2.5, 4.5), half_width + 14.0)
-        sweep = generator.uniform(0.6, 1.3) * bend_scale
-        arc = slice(round(begin / STEP_M), round((begin + radius * sweep) / STEP_M))
-        curvature[arc] = side / radius
-        begin += radius * sweep + generator.uniform(30.0, 60.0)
-        side = -side if generator.random() < 0.7 else side
-    ramp = np.ones(8) / 8  # 16 m from straight to full curvature
-    curvature = np.convolve(curvature, ramp, mode="same")
-    curvature[:6] = curvature[-6:] = 0.0
-    return Arm(
-        line=polyline.integrate(start, curvature, STEP_M),
-        lanes=int(road["lanes"]),
-        lane_width_m=road["lane_width_m"],
-        median_m=road["median_m"],
-        speed_limit_mps=road["speed_limit_mps"],
-        parking=(bool(generator.random() < 0.5), bool(generator.random() < 0.6)),
-        crosswalk_m=float(generator.uniform(90.0, 150.0)),
-        axis=axis,
-    )
-
-
-def _apart(arms: tuple[Arm, ...]) -> bool:
-    """True if no arm comes near another one (or itself) away from the junction."""
-    room = [arm.half_width_m + PARKING_WIDTH_M + _CLEARANCE_M / 2 for arm in arms]
-    far = [shapely.LineString(arm.line[15:, :2]) for arm in arms]
-    whole = [shapely.LineString(arm.line[:, :2]) for arm in arms]
-    for i, arm in enumerate(arms):
-        if not whole[i].is_simple or np.abs(arm.line[:, 2] - arm.line[0, 2]).max() > 1.9:
-            return False
-        if any(shapely.distance(far[i], whole[j]) < room[i] + room[j] for j in range(len(arms)) if j != i):
-            return False
-    return True
+    @property
+    def keeps_left(self) -> bool:
+        """True if traffic keeps to the left."""
+        return self.arms[0].keeps_left

@@ -1,35 +1,22 @@
 """The lane network of a layout: map rows, and what traffic needs to know about them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from irl_vla.dataset.maps.content import MapContent
 from irl_vla.geometry import Floats
-from irl_vla.world.roads import polyline
-from irl_vla.world.roads.layout import KERB_MARGIN_M, PARKING_WIDTH_M, STEP_M, Arm, Layout
-from irl_vla.world.roads.rows import CROSS_FROM_M, CROSS_TO_M, Chain, Movement, RowCollector
+from irl_vla.world.roads import furniture, polyline
+from irl_vla.world.roads.furniture import SIDEWALK_WIDTH_M, Bay, Crosswalk, Site
+from irl_vla.world.roads.junction import MIRRORED_TURNS, Movement, add_junction
+from irl_vla.world.roads.layout import Layout
+from irl_vla.world.roads.mirror import mirrored_content, mirrored_layout, mirrored_points
+from irl_vla.world.roads.rows import Chain, RowCollector
 
-Bools = NDArray[np.bool_]
-
-SIDEWALK_WIDTH_M: Final = 2.5
-_PARKING_CURVATURE: Final = 1 / 200
-_SLOT_M: Final = 6.6
-_PARKING_FROM_M: Final = 38.0
-_PARKING_CLEAR_M: Final = 14.0  # free of parked cars on both sides of a crosswalk
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Crosswalk:
-    """Where pedestrians cross: from ``ends[0]`` to ``ends[1]`` (2, 2), kerb to kerb."""
-
-    ends: Floats
-    arm: int
-    is_midblock: bool
+_MEETING_M: Final = 2.6  # between baselines on which vehicles would touch: two half widths and some air
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,12 +25,15 @@ class Network:
 
     Attributes:
         content: rows of the map file.
-        inbound, outbound: per arm, per lane from the left: the chain of lanes and connectors in driving direction.
+        inbound, outbound: per arm, per lane from the left: the chain of lanes and connectors in driving direction. The
+            only chain of a ramp ends with the acceleration lane, which lies beside the main road's outermost lane.
         movements: ways through the junction.
         conflicts: (N, N, 2) arc lengths on movement i between which it meets movement j; NaN where they never
             meet or leave the same lane.
         parking_slots: (N, 3) poses of parked cars' centres; ``parking_arms`` (N,) their arm.
-        sidewalks: (V, 2) centrelines, one on each side of each arm, pointing away from the junction.
+        sidewalks: (V, 2) centrelines, one on each side of each street, pointing away from the junction.
+        bays: pickup bays.
+        sites: work sites that close a lane.
     """
 
     layout: Layout
@@ -56,6 +46,26 @@ class Network:
     parking_slots: Floats
     parking_arms: Floats
     sidewalks: tuple[Floats, ...]
+    bays: tuple[Bay, ...]
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneChange:
+    """A change of lane on the arm before the junction, or on the one behind it.
+
+    Attributes:
+        lane: the other lane of the change, counted from the left: before the junction the one that the drive comes
+            from, behind it the one that it goes to.
+        begin_m: before the junction from the beginning of the drive, behind it from the end of the movement.
+        length_m: how long the change takes along the road.
+        arm: of ``lane``, if it is not the movement's: a ramp, to change from its acceleration lane to the main road.
+    """
+
+    lane: int
+    begin_m: float
+    length_m: float
+    arm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +73,12 @@ class Route:
     """A drive through a network: in on one arm, over a movement, out on another.
 
     Attributes:
-        line: (V, 2) baseline over all its lanes.
-        lane_ids: lanes and connectors in driving order; ``lane_starts_m``: where each begins on ``line``.
+        line: (V, 2) baseline over all its lanes, smooth where lanes are changed.
+        lane_ids: lanes and connectors in driving order, one a block: that in which the drive leaves the block.
+        lane_starts_m: where each begins on ``line``.
         block_ids: the same for roadblocks and roadblock connectors, as strings.
         limits_mps: (len(lane_ids),) speed limits.
-        movement: index into ``Network.movements``.
+        movement: index into ``Network.movements``; ``movement_place`` its index into ``lane_ids``.
     """
 
     line: Floats
@@ -76,32 +87,34 @@ class Route:
     block_ids: tuple[str, ...]
     limits_mps: Floats
     movement: int
+    movement_place: int
 
     @property
     def junction_m(self) -> tuple[float, float]:
         """Arc lengths at which the movement begins and ends."""
-        index = _MOVEMENT_PLACE
-        return float(self.lane_starts_m[index]), float(self.lane_starts_m[index + 1])
-
-
-#: Position of the junction's connector in a route: three lanes and two pass-through connectors come before it.
-_MOVEMENT_PLACE: Final = 5
+        return float(self.lane_starts_m[self.movement_place]), float(self.lane_starts_m[self.movement_place + 1])
 
 
 def build_network(layout: Layout) -> Network:
     """Builds all rows of a layout and the lookups of traffic."""
+    if layout.keeps_left:  # built as right-hand traffic, then reflected
+        return mirrored_network(build_network(mirrored_layout(layout)))
     rows = RowCollector(layout)
     inbound = tuple(rows.add_chains(index, inward=True) for index in range(len(layout.arms)))
     outbound = tuple(rows.add_chains(index, inward=False) for index in range(len(layout.arms)))
-    movements = rows.add_junction(inbound, outbound)
-    crosswalks = _crosswalks(layout)
-    slots, slot_arms = _parking(layout)
-    sidewalks = tuple(line for arm in layout.arms for line in _sidewalk_lines(arm))
+    if layout.control == "merge":
+        main, other, (ramp,) = inbound
+        inbound = (main, other, (rows.join_ramp(ramp, main[-1]),))
+    movements = add_junction(rows, inbound, outbound)
+    crosswalks = furniture.crosswalks_of(layout)
+    slots, slot_arms = furniture.parking_slots(layout)
+    sidewalks = tuple(line for arm in layout.arms for line in furniture.sidewalk_lines(arm))
     rows.add_areas(
-        crosswalks=[_strip(walk.ends, (CROSS_TO_M - CROSS_FROM_M) / 2) for walk in crosswalks],
+        crosswalks=[furniture.crosswalk_area(walk) for walk in crosswalks],
         walkways=[shapely.LineString(line).buffer(SIDEWALK_WIDTH_M / 2, cap_style="flat") for line in sidewalks],
-        carparks=[polygon for arm in layout.arms for polygon in _parking_areas(arm)],
+        carparks=[area for arm in layout.arms for area in (*furniture.parking_areas(arm), *furniture.bay_areas(arm))],
     )
+    arms = list(enumerate(layout.arms))
     return Network(
         layout=layout,
         content=rows.content(),
@@ -113,25 +126,117 @@ def build_network(layout: Layout) -> Network:
         parking_slots=slots,
         parking_arms=slot_arms,
         sidewalks=sidewalks,
+        bays=tuple(
+            furniture.bay_of(arm, arm.bay_m, k, outbound[k][-1].line) for k, arm in arms if arm.bay_m is not None
+        ),
+        sites=tuple(
+            furniture.site_of(arm, arm.closure, k, outbound[k][arm.closure.lane].line)
+            for k, arm in arms
+            if arm.closure is not None
+        ),
     )
 
 
-def make_route(network: Network, movement: int) -> Route:
-    """The only drive that uses a movement: lanes change in the junction only."""
+def mirrored_network(network: Network) -> Network:
+    """The network for traffic that keeps to the other side; see :mod:`irl_vla.world.roads.mirror`."""
+    layout, centre = network.layout, network.layout.centre
+
+    def flip(points: Floats) -> Floats:
+        return mirrored_points(points, centre)
+
+    def flip_chains(chains: tuple[tuple[Chain, ...], ...]) -> tuple[tuple[Chain, ...], ...]:
+        return tuple(
+            tuple(replace(chain, lines=tuple(flip(line) for line in chain.lines)) for chain in arm[::-1])
+            for arm in chains
+        )
+
+    return replace(
+        network,
+        layout=mirrored_layout(layout),
+        content=mirrored_content(network.content, centre),
+        inbound=flip_chains(network.inbound),
+        outbound=flip_chains(network.outbound),
+        movements=tuple(
+            replace(
+                move,
+                line=flip(move.line),
+                turn=MIRRORED_TURNS[move.turn],
+                from_lane=len(network.inbound[move.from_arm]) - 1 - move.from_lane,
+                to_lane=len(network.outbound[move.to_arm]) - 1 - move.to_lane,
+            )
+            for move in network.movements
+        ),
+        crosswalks=tuple(replace(walk, ends=flip(walk.ends)) for walk in network.crosswalks),
+        parking_slots=flip(network.parking_slots),
+        sidewalks=tuple(flip(line) for line in network.sidewalks),
+        bays=tuple(
+            replace(
+                bay,
+                lane=len(network.outbound[bay.arm]) - 1 - bay.lane,
+                slots=flip(bay.slots),
+                double_parked=flip(bay.double_parked),
+            )
+            for bay in network.bays
+        ),
+        sites=tuple(
+            replace(
+                site,
+                lane=len(network.outbound[site.arm]) - 1 - site.lane,
+                open_lane=len(network.outbound[site.arm]) - 1 - site.open_lane,
+                things=tuple((name, flip(pose), size) for name, pose, size in site.things),
+            )
+            for site in network.sites
+        ),
+    )
+
+
+def kerb_lane(network: Network, arm: int, *, inward: bool) -> int:
+    """The outermost lane of a direction of an arm, counted from the left."""
+    return 0 if network.layout.keeps_left else len((network.inbound if inward else network.outbound)[arm]) - 1
+
+
+def neighbours(network: Network, arm: int, lane: int, *, inward: bool) -> tuple[int, ...]:
+    """The lanes beside a lane, of the same arm and direction; the chains of both have the same blocks."""
+    count = len((network.inbound if inward else network.outbound)[arm])
+    return tuple(other for other in (lane - 1, lane + 1) if 0 <= other < count)
+
+
+def make_route(
+    network: Network, movement: int, *, before: Sequence[LaneChange] = (), behind: Sequence[LaneChange] = ()
+) -> Route:
+    """The drive that uses a movement, from the beginning of one arm to the end of another.
+
+    Args:
+        before: changes of lane that lead to the movement's lane, in driving order.
+        behind: changes of lane that lead away from the movement's lane, in driving order.
+
+    Raises:
+        ValueError: if a change begins before the last one is over, or lies outside of the stretch where the lanes run
+            beside each other.
+    """
     move = network.movements[movement]
-    chain_in, chain_out = network.inbound[move.from_arm][move.from_lane], network.outbound[move.to_arm][move.to_lane]
-    pieces = [*chain_in.lines, move.line, *chain_out.lines]
-    limit_in = network.layout.arms[move.from_arm].speed_limit_mps
-    limit_out = network.layout.arms[move.to_arm].speed_limit_mps
-    limits = [limit_in] * (len(chain_in.lines) + 1) + [limit_out] * len(chain_out.lines)
-    sizes = np.array([polyline.lengths(piece)[-1] for piece in pieces])
+    into = _Drive.along(network.inbound[move.from_arm][move.from_lane])
+    if before:
+        first = before[0]
+        into = _Drive.along(network.inbound[move.from_arm if first.arm is None else first.arm][first.lane])
+        targets = [(move.from_arm if item.arm is None else item.arm, item.lane) for item in before[1:]]
+        for change, (arm, lane) in zip(before, [*targets, (move.from_arm, move.from_lane)], strict=True):
+            into = into.changed(network.inbound[arm][lane], change)
+    out = _Drive.along(network.outbound[move.to_arm][move.to_lane])
+    for change in behind:
+        out = out.changed(network.outbound[move.to_arm][change.lane], change)
+    arms, speed = network.layout.arms, {row.id: row.speed_limit_mps for row in network.content.lanes}
+    speed |= {row.id: row.speed_limit_mps for row in network.content.connectors}
+    lane_ids = (*into.ids, move.id, *out.ids)
+    lengths = [polyline.lengths(line)[-1] for line in (into.line, move.line)]
     return Route(
-        line=polyline.joined(pieces),
-        lane_ids=(*chain_in.ids, move.id, *chain_out.ids),
-        lane_starts_m=np.concatenate([[0.0], np.cumsum(sizes)[:-1]]),
-        block_ids=tuple(str(block) for block in (*chain_in.block_ids, move.block_id, *chain_out.block_ids)),
-        limits_mps=np.array(limits),
+        line=polyline.joined([into.line, move.line, out.line]),
+        lane_ids=lane_ids,
+        lane_starts_m=np.array([*into.starts_m, lengths[0], *(start + sum(lengths) for start in out.starts_m)]),
+        block_ids=tuple(str(block) for block in (*into.block_ids, move.block_id, *out.block_ids)),
+        limits_mps=np.array([speed[lane] or arms[move.from_arm].speed_limit_mps for lane in lane_ids]),
         movement=movement,
+        movement_place=len(into.ids),
     )
 
 
@@ -143,89 +248,45 @@ def red_flags(network: Network, red_axes: Mapping[int, bool]) -> tuple[tuple[int
     return tuple((move.id, red_axes[arms[move.from_arm].axis]) for move in network.movements)
 
 
-def _crosswalks(layout: Layout) -> tuple[Crosswalk, ...]:
-    middle = (CROSS_FROM_M + CROSS_TO_M) / 2
-    walks = []
-    for index, arm in enumerate(layout.arms):
-        reach = arm.half_width_m + KERB_MARGIN_M
-        if layout.is_junction:
-            place = arm.line[0] - np.array([np.cos(arm.line[0, 2]), np.sin(arm.line[0, 2]), 0.0]) * middle
-            walks.append(Crosswalk(_across(place, reach), index, is_midblock=False))
-        if arm.crosswalk_m is not None:
-            place = arm.line[round(arm.crosswalk_m / STEP_M)]
-            walks.append(Crosswalk(_across(place, reach), index, is_midblock=True))
-    return tuple(walks)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drive:
+    """Part of a route on one arm: a line, and the lanes and blocks along it with the places where they begin."""
 
+    line: Floats
+    ids: tuple[int, ...]
+    block_ids: tuple[int, ...]
+    starts_m: tuple[float, ...]
+    clear_m: float = 0.0
 
-def _across(place: Floats, reach_m: float) -> Floats:
-    return np.concatenate([polyline.offset(place[None], side * reach_m) for side in (-1.0, 1.0)])
+    @staticmethod
+    def along(chain: Chain) -> "_Drive":
+        sizes = np.cumsum([0.0, *(polyline.lengths(line)[-1] for line in chain.lines)])
+        return _Drive(chain.line, chain.ids, chain.block_ids, tuple(float(size) for size in sizes[:-1]))
 
-
-def _strip(ends: Floats, half_width_m: float) -> shapely.Polygon:
-    return shapely.LineString(ends).buffer(half_width_m, cap_style="flat")
-
-
-def _parking_ranges(arm: Arm) -> list[tuple[int, int]]:
-    """Vertex ranges of the reference line along which cars may park."""
-    last = len(arm.line) - 10
-    first = round(_PARKING_FROM_M / STEP_M)
-    if arm.crosswalk_m is None:
-        return [(first, last)]
-    clear = [round((arm.crosswalk_m + side * _PARKING_CLEAR_M) / STEP_M) for side in (-1, 1)]
-    return [(first, clear[0]), (clear[1], last)]
-
-
-def _parking_areas(arm: Arm) -> list[shapely.Polygon]:
-    inner, outer = arm.half_width_m + KERB_MARGIN_M - 0.1, arm.half_width_m + KERB_MARGIN_M + PARKING_WIDTH_M
-    return [
-        shapely.Polygon(
-            np.concatenate(
-                [
-                    polyline.offset(arm.line[first : last + 1], side * inner),
-                    polyline.offset(arm.line[first : last + 1], side * outer)[::-1],
-                ]
+    def changed(self, chain: Chain, change: LaneChange) -> "_Drive":
+        """The drive with a change to a chain beside it; the blocks are left in the new lane from the middle on."""
+        middle = change.begin_m + change.length_m / 2
+        place = int(np.searchsorted(self.starts_m, middle, side="right")) - 1
+        block = self.block_ids[place]
+        if change.begin_m < self.clear_m or block not in chain.block_ids:
+            raise ValueError(
+                f"lane change from {change.begin_m:.0f} m over {change.length_m:.0f} m: expected it behind "
+                f"{self.clear_m:.0f} m, where both lanes lie in one roadblock; found block {block} there"
             )
+        line = polyline.change_lane(self.line, chain.line, change.begin_m, change.length_m)
+        goal = chain.block_ids.index(block)
+        heads = np.array([piece[0] for piece in chain.lines[goal + 1 :]]).reshape(-1, 2)
+        return _Drive(
+            line,
+            (*self.ids[:place], *chain.ids[goal:]),
+            (*self.block_ids[:place], *chain.block_ids[goal:]),
+            (*self.starts_m[: place + 1], *(float(start) for start in polyline.locate(line, heads))),
+            change.begin_m + change.length_m,
         )
-        for parked, side in zip(arm.parking, (1.0, -1.0), strict=True)
-        if parked
-        for first, last in _parking_ranges(arm)
-    ]
-
-
-def _parking(layout: Layout) -> tuple[Floats, Floats]:
-    poses, arms = [], []
-    for index, arm in enumerate(layout.arms):
-        for parked, side in zip(arm.parking, (1.0, -1.0), strict=True):
-            ranges = _parking_ranges(arm) if parked else []
-            for first, last in ranges:
-                places = np.arange(first + 2, last - 1, _SLOT_M / STEP_M).astype(int)
-                places = places[_straight(arm)[places]]
-                at = arm.line[places]
-                xy = polyline.offset(at, side * (arm.half_width_m + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - 0.35))
-                poses.append(np.column_stack([xy, at[:, 2] + (np.pi if side > 0 else 0.0)]))
-                arms.append(np.full(len(places), index))
-    if not poses:
-        return np.zeros((0, 3)), np.zeros(0)
-    return np.concatenate(poses), np.concatenate(arms)
-
-
-def _straight(arm: Arm) -> Bools:
-    """(V,) True where the reference line is straight for a while: nobody parks in bends, where nobody sees them."""
-    bends = np.abs(np.diff(arm.line[:, 2], prepend=arm.line[0, 2])) / STEP_M > _PARKING_CURVATURE
-    return ~np.convolve(bends, np.ones(13), mode="same").astype(bool)
-
-
-def _sidewalk_lines(arm: Arm) -> list[Floats]:
-    lines = []
-    for parked, side in zip(arm.parking, (1.0, -1.0), strict=True):
-        room = arm.half_width_m + KERB_MARGIN_M + (PARKING_WIDTH_M if parked else 0.0) + SIDEWALK_WIDTH_M / 2 + 0.2
-        lines.append(polyline.offset(arm.line[2:], side * room))
-    return lines
 
 
 def _conflicts(movements: tuple[Movement, ...]) -> Floats:
     """Arc lengths between which vehicles on two movements would touch."""
-    clearance = 2.6  # two half widths and some air
     count = len(movements)
     zones = np.full((count, count, 2), np.nan)
     lines = [polyline.resample(move.line, 0.5) for move in movements]
@@ -238,7 +299,7 @@ def _conflicts(movements: tuple[Movement, ...]) -> Floats:
             if same_lane:
                 continue
             gaps = np.linalg.norm(lines[i][:, None] - lines[j][None], axis=2).min(axis=1)
-            near = np.flatnonzero(gaps < clearance)
+            near = np.flatnonzero(gaps < _MEETING_M)
             if len(near):
                 along = polyline.lengths(lines[i])
                 zones[i, j] = along[near[0]], along[near[-1]]

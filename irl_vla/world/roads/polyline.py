@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+import shapely
 
 from irl_vla.geometry import Floats
 
@@ -66,6 +67,70 @@ def turn(start: Floats, end: Floats, step_m: float = 1.0) -> Floats:
     return resample(curve, step_m)
 
 
+def around(centre: Floats, radius_m: float, entry_radius_m: float, start: Floats, end: Floats) -> Floats:
+    """Way through a counter-clockwise roundabout: an arc to the right, the ring, an arc to the right, all tangent.
+
+    Args:
+        radius_m: of the ring around ``centre`` (2,).
+        entry_radius_m: of the arcs from and to the straights.
+        start, end: (3,) poses before and behind it, with the centre to the left of both lines of travel.
+
+    Returns:
+        (V, 2) vertices about 1 m apart, both end points included.
+    """
+    way_in = _entry(centre, radius_m, entry_radius_m, start)
+    mirrored = np.array([2 * centre[0] - end[0], end[1], -end[2]])  # leaving is entering, reflected and run backwards
+    way_out = _entry(centre, radius_m, entry_radius_m, mirrored)[::-1] * [-1, 1] + [2 * centre[0], 0.0]
+    first, last = (np.arctan2(*(point - centre)[::-1]) for point in (way_in[-1], way_out[0]))
+    sweep = (last - first) % (2 * np.pi)
+    angles = first + np.linspace(0.0, sweep, max(2, round(radius_m * sweep / 0.5)))
+    ring = centre + radius_m * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return resample(joined([way_in, ring, way_out]), 1.0)
+
+
+def _entry(centre: Floats, radius_m: float, entry_radius_m: float, start: Floats) -> Floats:
+    """(V, 2) from a pose to the ring: straight on, then an arc to the right that touches the ring."""
+    ahead, left = _unit(start[2]), _unit(start[2] + np.pi / 2)
+    to_centre = centre - start[:2]
+    beside = float(to_centre @ left)  # the centre lies left of the line
+    pivot_ahead = float(to_centre @ ahead) - np.sqrt((radius_m + entry_radius_m) ** 2 - (beside + entry_radius_m) ** 2)
+    pivot = start[:2] + pivot_ahead * ahead - entry_radius_m * left
+    touch = pivot + (centre - pivot) * entry_radius_m / (radius_m + entry_radius_m)
+    turn_by = np.arctan2((touch - pivot) @ ahead, (touch - pivot) @ left)
+    angles = np.linspace(0.0, turn_by, 24)[:, None]
+    arc = pivot + entry_radius_m * (np.cos(angles) * left + np.sin(angles) * ahead)
+    return np.concatenate([start[None, :2], arc])
+
+
+def change_lane(line: Floats, onto: Floats, begin_m: float, length_m: float) -> Floats:
+    """Drives along one line, then changes smoothly to another that runs beside it, and follows that one.
+
+    Args:
+        line, onto: (V, 2), (W, 2).
+        begin_m: where the change begins, along ``line``.
+        length_m: how long it takes, along ``line``.
+
+    Returns:
+        (U, 2) vertices; 1 m apart during the change.
+
+    Raises:
+        ValueError: if the change is not over before the end of either line.
+    """
+    along, along_onto = lengths(line), lengths(onto)
+    stations = np.append(np.arange(begin_m, begin_m + length_m, 1.0), begin_m + length_m)
+    leaving = at(line, along, stations)
+    positions = locate(onto, leaving)
+    if begin_m < 0 or stations[-1] > along[-1] or positions[-1] >= along_onto[-1]:
+        raise ValueError(
+            f"lane change from {begin_m:.0f} m over {length_m:.0f} m: expected it within lines of {along[-1]:.0f} m "
+            f"and {along_onto[-1]:.0f} m; begin earlier"
+        )
+    share = ((stations - begin_m) / length_m)[:, None]
+    weight = share**3 * (10 - 15 * share + 6 * share**2)  # without a step in curvature
+    change = (1 - weight) * leaving + weight * at(onto, along_onto, positions)
+    return joined([line[along < begin_m - 0.3], change, onto[along_onto > positions[-1] + 0.3]])
+
+
 def lengths(xy: Floats) -> Floats:
     """(V,) arc length from the first vertex of (V, 2)."""
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(xy, axis=0), axis=1))])
@@ -81,6 +146,11 @@ def resample(xy: Floats, step_m: float) -> Floats:
 def at(xy: Floats, along: Floats, positions: Floats) -> Floats:
     """Points of a polyline (V, 2) at arc lengths; ``along`` (V,) as of :func:`lengths`."""
     return np.column_stack([np.interp(positions, along, xy[:, 0]), np.interp(positions, along, xy[:, 1])])
+
+
+def locate(xy: Floats, points: Floats) -> Floats:
+    """(N,) arc lengths on a polyline (V, 2) next to points (N, 2)."""
+    return np.asarray(shapely.line_locate_point(shapely.LineString(xy), shapely.points(points)), np.float64)
 
 
 def headings(xy: Floats) -> Floats:

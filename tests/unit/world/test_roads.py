@@ -5,7 +5,8 @@ import pytest
 import shapely
 
 from irl_vla.world.roads import polyline
-from irl_vla.world.roads.layout import FAMILIES, draw_layout
+from irl_vla.world.roads.families import draw_layout
+from irl_vla.world.roads.layout import FAMILIES
 from irl_vla.world.roads.network import Network, build_network, make_route
 
 
@@ -16,9 +17,9 @@ def make_network(family: str, seed: int = 0, index: int = 0) -> Network:
     return build_network(layout)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=list(FAMILIES))
 def network(request) -> Network:
-    return make_network(request.param, seed=FAMILIES.index(request.param))
+    return make_network(request.param, seed=list(FAMILIES).index(request.param))
 
 
 def test_turn_between_perpendicular_poses_is_nearly_a_circle():
@@ -71,6 +72,8 @@ def test_every_lane_has_both_boundaries_and_a_place_in_its_group(network):
 
 def test_traffic_keeps_to_the_right(network):
     for index, arm in enumerate(network.layout.arms):
+        if arm.lanes_out == 0:
+            continue
         outbound = network.outbound[index][0].lines[0][0]
         lateral = (outbound - arm.line[0, :2]) @ [-np.sin(arm.line[0, 2]), np.cos(arm.line[0, 2])]
         assert lateral < 0
