@@ -31,6 +31,8 @@ _CLEARANCE_M: Final = 12.0
 #: Radius that the inner edge of a road with a parking strip and a pavement still needs, beyond its half width.
 _BEND_ROOM_M: Final = 7.5
 _MOST_TURN_RAD: Final = 1.9
+_RAMP_LENGTH_M: Final = 320.0
+_RAMP_APART: Final = 60  # vertices after which a ramp has left the main road
 _ATTEMPTS: Final = 40
 
 
@@ -78,8 +80,8 @@ def _crossing(family: str, centre: Floats, index: int, generator: np.random.Gene
         lanes = [min(major, 2), 1]
     roads = [_street_road(count, generator) for count in lanes]
     setback = max(road.half_width_m for road in roads) + generator.uniform(9.0, 15.5)
-    places = [(_arm_start(centre, bearing, setback), axis) for bearing, axis in zip(bearings, axes, strict=True)]
-    return _settled_arms([(start, roads[axis], axis) for start, axis in places], generator)
+    starts = [_arm_start(centre, bearing, setback) for bearing in bearings]
+    return _settled_arms([(start, roads[axis], axis) for start, axis in zip(starts, axes, strict=True)], generator)
 
 
 def _roundabout(family: str, centre: Floats, generator: np.random.Generator) -> tuple[tuple[Arm, ...], Ring]:
@@ -99,8 +101,8 @@ def _street(family: str, centre: Floats, index: int, generator: np.random.Genera
     """Two arms that continue each other, with what the family is named after."""
     turn = generator.uniform(0, 2 * np.pi)
     fast = family == "highway" or (family == "lane_drop" and generator.random() < 0.4)
-    lanes = {"works": (2, 3)[index % 2], "highway": (3, 2)[index % 2], "lane_drop": (3, 2)[index % 2]}.get(
-        family, (1, 2)[int(generator.integers(2))]
+    lanes = _turn_of(
+        {"works": (2, 3), "highway": (3, 2), "lane_drop": (3, 2), "pickup": (2, 1), "bend": (1, 2)}[family], index
     )
     road = _fast_road(lanes, generator) if fast else _street_road(lanes, generator)
     roads = [road, road]
@@ -108,7 +110,8 @@ def _street(family: str, centre: Floats, index: int, generator: np.random.Genera
         roads = [replace(road, lanes_out=lanes - 1), replace(road, lanes_in=lanes - 1, lanes_out=lanes - 1)]
     setback = float(generator.uniform(14.0, 20.0)) * (2.0 if fast else 1.0) if family == "lane_drop" else 1.0
     starts = [_arm_start(centre, turn, setback), _arm_start(centre, turn + np.pi, setback)]
-    arms = _settled_arms([(start, one, 0) for start, one in zip(starts, roads, strict=True)], generator)
+    places = [(start, one, 0) for start, one in zip(starts, roads, strict=True)]
+    arms = _settled_arms(places, generator, winding=family == "bend")
     if family == "works":
         return tuple(_with_closure(arm, generator) for arm in arms)
     if family == "pickup":
@@ -119,26 +122,36 @@ def _street(family: str, centre: Floats, index: int, generator: np.random.Genera
 def _merge(centre: Floats, index: int, generator: np.random.Generator) -> tuple[Arm, ...]:
     """A main road whose acceleration lane, fed by a ramp, ends in the junction."""
     turn = generator.uniform(0, 2 * np.pi)
-    road = _fast_road((2, 3)[index % 2], generator)
+    road = _fast_road(_turn_of((2, 3), index), generator)
     auxiliary = STEP_M * round(generator.uniform(110.0, 190.0) / STEP_M)
     setback = float(generator.uniform(24.0, 32.0))
-    upstream = _draw_arm(_arm_start(centre, turn, setback), 0, road, 0.5, generator)
-    downstream = _draw_arm(_arm_start(centre, turn + np.pi, setback), 0, road, 0.5, generator)
-    limit = float(generator.choice(_STREET_LIMITS_MPS[2:]))
-    ramp_road = _Road(1, 0, road.lane_width_m, 0.0, limit)
-    place = upstream.line[round(auxiliary / STEP_M) + 1]
+    for attempt in range(_ATTEMPTS):
+        bend_scale = 1.0 - attempt / (_ATTEMPTS - 1)
+        upstream = _draw_arm((_arm_start(centre, turn, setback), road, 0), bend_scale, generator)
+        downstream = _draw_arm((_arm_start(centre, turn + np.pi, setback), road, 0), bend_scale, generator)
+        ramp = _ramp(upstream, round(auxiliary / STEP_M) + 1, generator)
+        gaps = shapely.distance(shapely.points(ramp.line[:, :2]), shapely.LineString(upstream.line[:, :2]))
+        # once apart, ramp and main road stay apart
+        if _apart((upstream, downstream)) and gaps[_RAMP_APART:].min() > upstream.half_width_m + _CLEARANCE_M:
+            break
+    return replace(upstream, auxiliary_m=auxiliary), downstream, ramp
+
+
+def _ramp(upstream: Arm, vertex: int, generator: np.random.Generator) -> Arm:
+    """A ramp that touches the outer edge of a main road at a vertex of its line, and leads away from there."""
+    place = upstream.line[vertex]
     gore = np.array([*polyline.offset(place[None], upstream.edge_m(inward=True))[0], place[2]])
-    steps = round(300.0 / STEP_M)
-    curvature = np.zeros(steps)
+    curvature = np.zeros(round(_RAMP_LENGTH_M / STEP_M))
     radius, sweep = generator.uniform(60.0, 110.0), generator.uniform(0.35, 0.6)
     away = slice(3, 3 + round(radius * sweep / STEP_M))
     curvature[away] = 1 / radius
-    if generator.random() < 0.7:  # a loop or a bend before the ramp straightens towards the main road
+    if generator.random() < 0.7:  # a bend before the ramp straightens towards the main road
         radius, sweep = generator.uniform(30.0, 60.0), generator.uniform(0.4, 0.9)
         begin = away.stop + round(generator.uniform(25.0, 50.0) / STEP_M)
         curvature[begin : begin + round(radius * sweep / STEP_M)] = 1 / radius
-    ramp = _plain_arm(polyline.integrate(gore, _eased(curvature, 14.0), STEP_M), ramp_road, 1)
-    return replace(upstream, auxiliary_m=auxiliary), downstream, ramp
+    limit = float(generator.choice(_STREET_LIMITS_MPS[2:]))
+    road = _Road(lanes_in=1, lanes_out=0, lane_width_m=upstream.lane_width_m, median_m=0.0, speed_limit_mps=limit)
+    return _plain_arm(polyline.integrate(gore, _eased(curvature, 14.0), STEP_M), road, 1)
 
 
 def _bearings(family: str, spread_rad: float, generator: np.random.Generator) -> tuple[list[float], list[int]]:
@@ -147,6 +160,11 @@ def _bearings(family: str, spread_rad: float, generator: np.random.Generator) ->
     # the stem of a T is the minor road; the major road stays nearly straight
     places, axes = ([0, 1, 2], [0, 1, 0]) if family.startswith("tee") else ([0, 1, 2, 3], [0, 1, 0, 1])
     return [turn + np.pi / 2 * place + jitter[place] for place in places], axes
+
+
+def _turn_of(choices: tuple[int, ...], index: int) -> int:
+    """One of several, in turn from one round of the families to the next."""
+    return choices[index // len(FAMILIES) % len(choices)]
 
 
 def _street_road(lanes: int, generator: np.random.Generator) -> _Road:
@@ -174,23 +192,28 @@ def _arm_start(centre: Floats, bearing: float, setback_m: float) -> Floats:
     return np.array([*(centre + setback_m * np.array([np.cos(bearing), np.sin(bearing)])), bearing])
 
 
-def _settled_arms(places: Sequence[tuple[Floats, _Road, int]], generator: np.random.Generator) -> tuple[Arm, ...]:
+def _settled_arms(
+    places: Sequence[tuple[Floats, _Road, int]], generator: np.random.Generator, *, winding: bool = False
+) -> tuple[Arm, ...]:
     """Arms at (start pose (3,), road, axis) that stay clear of each other, as bent as that allows."""
     for attempt in range(_ATTEMPTS):
         bend_scale = 1.0 - attempt / (_ATTEMPTS - 1)
-        arms = tuple(_draw_arm(start, axis, road, bend_scale, generator) for start, road, axis in places)
+        arms = tuple(_draw_arm(place, bend_scale, generator, winding=winding) for place in places)
         if _apart(arms):
             break
     return arms
 
 
-def _draw_arm(start: Floats, axis: int, road: _Road, bend_scale: float, generator: np.random.Generator) -> Arm:
-    """An arm that leaves the junction at ``start`` (3,); ``bend_scale`` 0 makes it straight."""
+def _draw_arm(
+    place: tuple[Floats, _Road, int], bend_scale: float, generator: np.random.Generator, *, winding: bool = False
+) -> Arm:
+    """An arm at (start pose (3,), road, axis) that leaves the junction; ``bend_scale`` 0 makes it straight."""
+    start, road, axis = place
     length = max(generator.uniform(*_ARM_LENGTH_M), _FAST_ARM_S * road.speed_limit_mps * (road.speed_limit_mps > 16.0))
     curvature = np.zeros(round(length / STEP_M))
     begin = generator.uniform(45.0, 70.0)
     side = generator.choice([-1.0, 1.0])
-    for _ in range(int(generator.choice([0, 1, 2], p=[0.2, 0.4, 0.4]))):
+    for _ in range(int(generator.choice([1, 2, 3] if winding else [0, 1, 2], p=[0.2, 0.4, 0.4]))):
         radius, sweep = _bend(road, generator)
         sweep *= bend_scale
         arc = slice(round(begin / STEP_M), round((begin + radius * sweep) / STEP_M))
@@ -269,11 +292,12 @@ def _with_bay(arm: Arm, generator: np.random.Generator) -> Arm:
 def _apart(arms: tuple[Arm, ...]) -> bool:
     """True if no arm comes near another one (or itself) away from the junction."""
     room = [arm.half_width_m + KERB_MARGIN_M + PARKING_WIDTH_M + _CLEARANCE_M / 2 for arm in arms]
-    far = [shapely.LineString(arm.line[15:, :2]) for arm in arms]
     whole = [shapely.LineString(arm.line[:, :2]) for arm in arms]
     for i, arm in enumerate(arms):
         if not whole[i].is_simple or np.abs(arm.line[:, 2] - arm.line[0, 2]).max() > _MOST_TURN_RAD:
             return False
-        if any(shapely.distance(far[i], whole[j]) < room[i] + room[j] for j in range(len(arms)) if j != i):
-            return False
+        for j in range(len(arms)):
+            first = round((room[i] + room[j]) / STEP_M) + 5  # any nearer, even arms that continue each other are close
+            if j != i and shapely.distance(shapely.LineString(arm.line[first:, :2]), whole[j]) < room[i] + room[j]:
+                return False
     return True

@@ -53,7 +53,7 @@ class Bay:
         lane: that lane, counted from the left.
         begin_m, end_m: along the lane's chain ``Network.outbound[arm][lane]``.
         slots: (N, 3) poses of the centres of cars that stop in the bay.
-        double_parked: (M, 3) poses of the centres of cars that stop beside the bay, in the lane's outer half.
+        double_parked: (M, 3) poses of the centres of cars that stop beside the bay, in the lane's outer part.
     """
 
     arm: int
@@ -165,7 +165,7 @@ def bay_of(arm: Arm, bay_m: tuple[float, float], index: int, chain: Floats) -> B
     edge = arm.edge_m(inward=False)
     spaced = np.arange(bay_m[0] + _BAY_END_M + 3.0, bay_m[1] - _BAY_END_M - 2.0, _SLOT_M + 0.6)
     slots = _poses_at(arm, spaced, -(edge + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - 0.35))
-    double = _poses_at(arm, spaced + _SLOT_M / 2, -(edge - 0.45))
+    double = _poses_at(arm, spaced + _SLOT_M / 2, -(edge - 1.0))
     begin, end = _along(arm, bay_m, chain)
     return Bay(index, arm.lanes_out - 1, begin, end, slots, double)
 
