@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats, box_corners, relative_to, rotate
 from irl_vla.scene import Boxes, Frame, MapView
+from irl_vla.world.road_signs import SIGN_MESHES, road_signs
 from irl_vla.world.shapes import MESHES, mesh_name
 from irl_vla.world.signal_heads import SIGNAL_MESHES, fixtures
 
 VIEW_RANGE_M: Final = 80.0
-_ALL_MESHES: Final = MESHES | SIGNAL_MESHES
+_ALL_MESHES: Final = MESHES | SIGNAL_MESHES | SIGN_MESHES
 _SUN_GLOBAL: Final = np.array([0.45, 0.3, 0.84])  # unit vector towards the sun, map frame
 _AMBIENT: Final = 0.58
 _PAINTS: Final = np.array(
@@ -75,13 +76,13 @@ class _Part(NamedTuple):
 
 
 def facets_around(frame: Frame, map_view: MapView, braking: frozenset[str]) -> Facets:
-    """The facets of all objects and traffic lights within ``VIEW_RANGE_M`` of the ego.
+    """The facets of all objects, traffic lights and road signs within ``VIEW_RANGE_M`` of the ego.
 
     Args:
         braking: track tokens of vehicles whose brake lamps are lit.
     """
     objects = _objects(frame.objects, braking)
-    lights = _lights(frame, map_view)
+    lights = _fixtures(frame, map_view)
     things = _Things(
         objects.meshes + lights.meshes,
         np.concatenate([objects.bases, lights.bases]),
@@ -140,8 +141,8 @@ def _objects(objects: Boxes, braking: frozenset[str]) -> _Things:
     return _Things(tuple(meshes), bases, boxes[:, 3:6], np.array(paints).reshape(-1, 3))
 
 
-def _lights(frame: Frame, map_view: MapView) -> _Things:
-    found = fixtures(frame.traffic_lights, map_view)
+def _fixtures(frame: Frame, map_view: MapView) -> _Things:
+    found = [*fixtures(frame.traffic_lights, map_view), *road_signs(map_view)]
     poses = np.array([[*item.position_global[:2], item.heading_global] for item in found]).reshape(-1, 3)
     poses = relative_to(frame.ego.pose_global, poses)
     near = np.flatnonzero(np.hypot(poses[:, 0], poses[:, 1]) < VIEW_RANGE_M)

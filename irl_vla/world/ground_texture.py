@@ -16,9 +16,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from irl_vla.dataset.maps.content import STOP_KINDS
 from irl_vla.geometry import Floats
-from irl_vla.scene import MapView
-from irl_vla.world.road_paint import Marking, crosswalk_stripes, lane_markings, stop_strip
+from irl_vla.scene import Area, MapView
+from irl_vla.world.road_paint import Marking, crosswalk_stripes, lane_markings, stop_strip, yield_blocks
 
 Image = NDArray[np.uint8]
 
@@ -55,6 +56,7 @@ _SUBPIXEL_BITS: Final = 4
 _MATERIAL_LEVEL: Final = 2  # 8 samples a metre with the oversampling: enough for a 0.15 m line
 
 _ROAD_LAYERS: Final = ("ROADBLOCK", "ROADBLOCK_CONNECTOR", "LANE", "LANE_CONNECTOR", "INTERSECTION")
+_YIELD: Final = STOP_KINDS.index("yield")
 _PARKING_LAYERS: Final = ("GENERIC_DRIVABLE", "CARPARK_AREA")
 
 
@@ -140,8 +142,9 @@ class Ground:
         (x, y), half_m = (corner + size_m / 2).tolist(), size_m / 2 + 1.0
         found = {
             layer: [map_view.layer(layer)[key].polygon for key in map_view.query(layer, x, y, half_m)]
-            for layer in (*_PARKING_LAYERS, *_ROAD_LAYERS, "WALKWAY", "CROSSWALK", "STOP_LINE")
+            for layer in (*_PARKING_LAYERS, *_ROAD_LAYERS, "WALKWAY", "CROSSWALK")
         }
+        lines = [map_view.areas["STOP_LINE"][key] for key in map_view.query("STOP_LINE", x, y, half_m)]
         _draw_surfaces(canvas, found)
         for lane_id in map_view.query("LANE", x, y, half_m):
             if lane_id not in self._markings:
@@ -149,7 +152,7 @@ class Ground:
             for marking in self._markings[lane_id]:
                 paint = Material.YELLOW_PAINT if marking.yellow else Material.WHITE_PAINT
                 canvas.lines(marking.strokes, paint, _MARKING_WIDTH_M)
-        _draw_areas(canvas, found)
+        _draw_areas(canvas, found["CROSSWALK"], lines)
         return Tile(_coloured(canvas.materials), canvas.materials)
 
 
@@ -184,8 +187,9 @@ class _Canvas:
                 cv2.fillPoly(self.materials, rings, int(material), cv2.LINE_8, _SUBPIXEL_BITS)
 
     def outline(self, polygons: list[shapely.Polygon], material: Material, width_m: float) -> None:
-        """Draws the outer rings of polygons."""
-        self.lines(tuple(np.asarray(polygon.exterior.coords) for polygon in polygons), material, width_m)
+        """Draws the rings of polygons, those of holes too."""
+        rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.interiors)]
+        self.lines(tuple(np.asarray(ring.coords) for ring in rings), material, width_m)
 
     def lines(self, strokes: tuple[Floats, ...], material: Material, width_m: float) -> None:
         """Draws open polylines (V, 2), at least one sample wide."""
@@ -210,12 +214,14 @@ def _draw_surfaces(canvas: _Canvas, found: dict[str, list[shapely.Polygon]]) -> 
                 canvas.fill(polygon, material)
 
 
-def _draw_areas(canvas: _Canvas, found: dict[str, list[shapely.Polygon]]) -> None:
-    for polygon in found["CROSSWALK"]:
+def _draw_areas(canvas: _Canvas, crosswalks: list[shapely.Polygon], lines: list[Area]) -> None:
+    for polygon in crosswalks:
         for stripe in crosswalk_stripes(polygon):
             canvas.fill(stripe, Material.WHITE_PAINT)
-    for polygon in found["STOP_LINE"]:
-        canvas.fill(stop_strip(polygon), Material.WHITE_PAINT)
+    for line in lines:
+        blocks = yield_blocks(line.polygon) if line.kind == _YIELD else [stop_strip(line.polygon)]
+        for painted in blocks:
+            canvas.fill(painted, Material.WHITE_PAINT)
 
 
 def _coloured(materials: Image) -> Image:

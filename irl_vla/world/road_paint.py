@@ -19,6 +19,7 @@ _PROBES_M: Final = (0.7, 1.6)  # the second reaches over the gap of a double lin
 _ALONGSIDE: Final = 0.8  # cosine from which two lanes count as side by side
 _STRIPE_M: Final = 0.5
 _STOP_LINE_DEPTH_M: Final = 0.5
+_YIELD_BLOCK_M: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +77,14 @@ def stop_strip(polygon: shapely.Polygon) -> shapely.Polygon:
     corner = start + across * (depth - thickness) / 2
     end = corner + along * length
     return shapely.Polygon([corner, end, end + across * thickness, corner + across * thickness])
+
+
+def yield_blocks(polygon: shapely.Polygon) -> list[shapely.Polygon]:
+    """The painted line of a give-way polygon: blocks along the strip of a stop line."""
+    start, along, across, length, depth = _axes(stop_strip(polygon))
+    stations = np.arange(0.0, length - _YIELD_BLOCK_M / 2, 2 * _YIELD_BLOCK_M)
+    corners = [(start + along * station, start + along * min(station + _YIELD_BLOCK_M, length)) for station in stations]
+    return [shapely.Polygon([corner, end, end + across * depth, corner + across * depth]) for corner, end in corners]
 
 
 def _axes(polygon: shapely.Polygon) -> tuple[Floats, Floats, Floats, float, float]:

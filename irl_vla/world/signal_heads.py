@@ -1,9 +1,9 @@
 """Where traffic lights hang and what they show.
 
 Every incoming lane with signalled connectors has two sets of heads: one hung over the junction ahead of the lane, so
-that it stays in view of a car that waits at the line, and one on a post beside the stop line, which is the start of
-the connectors. A set is one head where the lane's connectors agree; otherwise it has one head a connector, side by
-side from left to right as the connectors turn. Where several connectors of one turn disagree, red wins.
+that it stays in view of a car that waits at the line, and one on a post at the kerb beside the stop line, which is the
+start of the connectors. A set is one head where the lane's connectors agree; otherwise it has one head a connector,
+side by side from left to right as the connectors turn. Where several connectors of one turn disagree, red wins.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy as np
 
 from irl_vla.geometry import Floats, rotate, wrap_angle
 from irl_vla.scene import Lane, MapView
+from irl_vla.world.roads.layout import LEFT_HAND_CITIES
 from irl_vla.world.shapes import Face, Mesh, block, disc, mesh
 
 LAMP_DIAMETER_M: Final = 0.9
@@ -61,10 +62,11 @@ def fixtures(traffic_lights: Sequence[tuple[int, bool]], map_view: MapView) -> l
         start, heading = _stop_point(connectors[0])
         states = _head_states(connectors, heading, red)
         found += _head_set(states, start + _along(heading, _BEYOND_LINE_M, 0.0), heading, _HANGING_BOTTOM_M)
-        if _is_rightmost(map_view, lane_id, approaches):
+        side = 1.0 if map_view.name in LEFT_HAND_CITIES else -1.0
+        if _is_outermost(map_view, lane_id, approaches, side):
             shift = (len(states) - 1) / 2 * _HEAD_SPACING_M
-            side = _half_width(map_view, lane_id, start) + _POST_OFFSET_M + shift
-            foot = start + _along(heading, 0.0, -side)
+            beside = _half_width(map_view, lane_id, start, side) + _POST_OFFSET_M + shift
+            foot = start + _along(heading, 0.0, side * beside)
             found.append(Fixture("signal_post", np.array([*foot, 0.0]), heading, _POST_SIZE_M))
             found += _head_set(states, foot, heading, _POST_BOTTOM_M)
     return found
@@ -106,8 +108,8 @@ def _head_set(states: list[bool], centre: Floats, heading: float, bottom_m: floa
     return heads
 
 
-def _is_rightmost(map_view: MapView, lane_id: str, approaches: dict[str, list[Lane]]) -> bool:
-    """True for the lane of its roadblock that has no signalled lane on its right."""
+def _is_outermost(map_view: MapView, lane_id: str, approaches: dict[str, list[Lane]], side: float) -> bool:
+    """True for the lane of its roadblock that has no signalled lane on a side (1 left, -1 right)."""
     lane = map_view.lanes.get(lane_id)
     if lane is None:
         return True
@@ -116,16 +118,17 @@ def _is_rightmost(map_view: MapView, lane_id: str, approaches: dict[str, list[La
         other = map_view.lanes.get(other_id)
         if other is not None and other_id != lane_id and other.roadblock_id == lane.roadblock_id:
             left_m = rotate(_stop_point(connectors[0])[0] - start, -heading)[1]
-            if left_m < -0.5:
+            if side * left_m > 0.5:
                 return False
     return True
 
 
-def _half_width(map_view: MapView, lane_id: str, start: Floats) -> float:
+def _half_width(map_view: MapView, lane_id: str, start: Floats, side: float) -> float:
     lane = map_view.lanes.get(lane_id)
-    if lane is None or lane.right_boundary is None:
+    boundary = None if lane is None else lane.left_boundary if side > 0 else lane.right_boundary
+    if boundary is None:
         return 1.75
-    return float(np.linalg.norm(lane.right_boundary[:, :2] - start, axis=1).min())
+    return float(np.linalg.norm(boundary[:, :2] - start, axis=1).min())
 
 
 def _head(lit_lamp: int, colour: tuple[int, int, int]) -> Mesh:
