@@ -25,21 +25,32 @@ class SplitSizeConfig(Config):
 class ScenarioWeights(Config):
     """How often each scenario kind is drawn, relative to the others; see :mod:`irl_vla.world.scenarios`.
 
-    Every kind gets at least 4 % of a split's logs (rounded up), whatever its weight.
+    Every kind that the split's layouts can show gets at least 3 % of its logs (rounded up), whatever its weight.
     """
 
-    cruise: float = Field(default=1.2, gt=0)
+    cruise: float = Field(default=1.0, gt=0)
     curve: float = Field(default=1.2, gt=0)
-    follow: float = Field(default=1.0, gt=0)
-    lead_stop: float = Field(default=1.2, gt=0)
+    follow: float = Field(default=0.9, gt=0)
+    lead_stop: float = Field(default=1.1, gt=0)
+    hard_brake: float = Field(default=1.0, gt=0)
+    tailgater: float = Field(default=0.8, gt=0)
+    cut_in: float = Field(default=1.0, gt=0)
     red_light: float = Field(default=1.0, gt=0)
     green_light: float = Field(default=1.0, gt=0)
     turn_left: float = Field(default=1.0, gt=0)
-    turn_right: float = Field(default=1.0, gt=0)
+    turn_right: float = Field(default=0.9, gt=0)
     crossing: float = Field(default=0.8, gt=0)
+    stop_sign: float = Field(default=1.0, gt=0)
+    roundabout: float = Field(default=1.0, gt=0)
+    merge: float = Field(default=0.9, gt=0)
+    lane_drop: float = Field(default=0.8, gt=0)
     pedestrian: float = Field(default=1.0, gt=0)
-    parked: float = Field(default=0.8, gt=0)
-    cut_in: float = Field(default=0.8, gt=0)
+    jaywalker: float = Field(default=1.0, gt=0)
+    occlusion: float = Field(default=0.9, gt=0)
+    parked: float = Field(default=0.7, gt=0)
+    double_parked: float = Field(default=1.0, gt=0)
+    construction: float = Field(default=1.0, gt=0)
+    cyclist: float = Field(default=1.0, gt=0)
 
 
 class WorldSensorConfig(Config):

@@ -10,7 +10,8 @@ from irl_vla.geometry import PACIFICA, box_corners
 from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import draw_scenario
-from irl_vla.world.traffic import WALKER_SIZE_M, Moment, simulate
+from irl_vla.world.traffic import Moment, simulate
+from irl_vla.world.walkers import WALKER_SIZE_M
 
 _ATTEMPTS: Final = 30
 _EVENT_ATTEMPTS: Final = 8  # after so many, a clean drive without the event will do
@@ -51,9 +52,9 @@ def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
         [driver.size_m for driver in scenario.drivers[1:]]
         + [WALKER_SIZE_M] * len(scenario.walkers)
         + [item.size_m for item in scenario.strollers]
-        + [size for _, _, size in scenario.still]
+        + [item.size_m for item in (*scenario.blocking, *scenario.still)]
     ).reshape(-1, 3)
-    still = np.array([pose for _, pose, _ in scenario.still]).reshape(-1, 3)
+    still = np.array([item.pose for item in (*scenario.blocking, *scenario.still)]).reshape(-1, 3)
     for moment in moments:
         poses = np.concatenate([moment.poses[1:], moment.walkers, moment.strollers, still])
         ego = moment.poses[EGO]
@@ -71,6 +72,8 @@ def is_eventful(scenario: Scenario, moments: Sequence[Moment]) -> bool:
     braking = min(moment.ego.acceleration_mps2 for moment in moments)
     if np.mean(speeds < 0.1) > _LONGEST_STAND:
         return False
+    if scenario.kind in ("hard_brake", "jaywalker", "occlusion"):
+        return scenario.focus < 0 or braking < _NOTABLE_BRAKING_MPS2
     if scenario.kind in ("lead_stop", "red_light", "pedestrian", "cut_in"):
         return braking < _NOTABLE_BRAKING_MPS2
     if scenario.kind in ("turn_left", "turn_right", "crossing", "green_light"):

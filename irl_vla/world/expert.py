@@ -7,7 +7,8 @@ import numpy as np
 
 from irl_vla.driving.bicycle import bicycle_step, steering_for
 from irl_vla.geometry import PACIFICA, Floats, wrap_angle
-from irl_vla.world.drivers import Driver, path_curvature
+from irl_vla.world.drivers import Driver
+from irl_vla.world.tracks import project
 
 _STEP_S: Final = 0.1
 #: Comfort: well inside of the history-comfort bounds (+2.40, -4.05 m/s^2 and 4.13 m/s^3).
@@ -17,6 +18,7 @@ _JERK_DOWN_MPS3: Final = 3.2
 _STEERING_RATE_RADPS: Final = 0.4
 _TRACKING_LENGTH_M: Final = 6.0  # a lateral error is gone after a few of these
 _PREVIEW_S: Final = 0.3
+_REACTION_STEPS: Final = 3  # at 0.1 s: what the driver sees now is answered so much later
 _WANDER_M: Final = 0.12
 _WANDER_TIME_S: Final = 4.0
 
@@ -28,7 +30,8 @@ class ExpertState:
     Attributes:
         along_m: arc length of the rear axle on its path.
         steering_rad: front-wheel angle.
-        wander_m: lateral offset from the centreline that the driver currently aims at.
+        wander_m: lateral offset from its path that the driver currently aims at.
+        noted_mps2: accelerations that the driver has seen reason for but not answered yet, the oldest first.
     """
 
     x: float
@@ -39,6 +42,7 @@ class ExpertState:
     steering_rad: float
     along_m: float
     wander_m: float
+    noted_mps2: tuple[float, ...] = ()
 
     @property
     def pose(self) -> Floats:
@@ -51,44 +55,55 @@ class ExpertState:
         return float(self.speed_mps**2 * np.tan(self.steering_rad) / PACIFICA.wheel_base)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Expert:
-    """The path of the ego driver with its curvature."""
-
-    path: Floats
-    curvature: Floats
-
-
-def make_expert(driver: Driver) -> Expert:
-    """Prepares the ego driver's path."""
-    return Expert(driver.path, path_curvature(driver.path))
-
-
-def initial_state(expert: Expert, driver: Driver) -> ExpertState:
-    """The expert at its start, on the centreline."""
-    x, y, heading = (float(np.interp(driver.start_m, np.arange(len(expert.path)), expert.path[:, k])) for k in range(3))
-    steering = float(steering_for(_curvature_at(expert, driver.start_m)))
+def initial_state(driver: Driver) -> ExpertState:
+    """The expert at its start, on its path."""
+    x, y, heading = _pose_at(driver.path, driver.start_m)
+    steering = float(steering_for(curvature_at(driver.path, driver.start_m)))
     return ExpertState(x, y, heading, driver.speed_mps, 0.0, steering, driver.start_m, 0.0)
 
 
-def step(expert: Expert, state: ExpertState, wanted_mps2: float, generator: np.random.Generator) -> ExpertState:
+def step(path: Floats, state: ExpertState, wanted_mps2: float, generator: np.random.Generator) -> ExpertState:
     """Moves the expert by 0.1 s.
 
     Args:
-        wanted_mps2: acceleration that traffic asks for; reached within the comfortable jerk.
+        path: (V, 3) poses 1 m apart to follow.
+        wanted_mps2: acceleration that traffic asks for; answered after the reaction time, within comfortable jerk.
     """
-    acceleration = _eased(state.acceleration_mps2, wanted_mps2)
-    steering = _steer(expert, state)
+    noted = (*state.noted_mps2, wanted_mps2)[-_REACTION_STEPS - 1 :]
+    answered = noted[0]
+    acceleration = _eased(state.acceleration_mps2, answered)
+    steering = _steer(path, state)
     pose, moved_speed = bicycle_step(state.pose, state.speed_mps, acceleration, steering, _STEP_S)
     speed = float(moved_speed)
-    if speed <= 0.02 and wanted_mps2 <= 0.0:
+    if speed <= 0.02 and answered <= 0.0:
         speed = acceleration = 0.0
     x, y, heading = (float(value) for value in pose)
     decay = np.exp(-_STEP_S / _WANDER_TIME_S)
     wander = decay * state.wander_m + np.sqrt(1 - decay**2) * _WANDER_M * generator.normal()
     wander = float(np.clip(wander, state.wander_m - 0.02, state.wander_m + 0.02))
-    along = _advance(expert, state.along_m, x, y)
-    return ExpertState(x, y, heading, speed, acceleration, steering, along, wander)
+    along = project(path, pose, state.along_m, 4.0)
+    return ExpertState(x, y, heading, speed, acceleration, steering, along, wander, noted)
+
+
+def scripted(poses: Floats, path: Floats, start: ExpertState, step_s: float) -> list[ExpertState]:
+    """States of an ego that is moved along given poses.
+
+    Args:
+        poses: (S, 3) rear axle, ``step_s`` apart.
+        path: (V, 3) along which its progress counts; ``start`` is the state that it was in.
+    """
+    moves = np.diff(poses[:, :2], axis=0)
+    forward = moves[:, 0] * np.cos(poses[:-1, 2]) + moves[:, 1] * np.sin(poses[:-1, 2])
+    speeds = np.maximum(np.append(forward, forward[-1]) / step_s, 0.0)
+    accelerations = np.gradient(speeds, step_s)
+    turns = wrap_angle(np.diff(poses[:, 2], append=poses[-1, 2]))
+    curvature = np.where(speeds > 0.1, turns / np.maximum(speeds * step_s, 1e-3), 0.0)
+    along, states = start.along_m, []
+    for pose, speed, acceleration, bend in zip(poses, speeds, accelerations, curvature, strict=True):
+        along = project(path, pose, along, 15.0)
+        steering = float(steering_for(bend))
+        states.append(ExpertState(*map(float, pose), float(speed), float(acceleration), steering, along, 0.0))
+    return states
 
 
 def _eased(now: float, wanted: float) -> float:
@@ -99,13 +114,11 @@ def _eased(now: float, wanted: float) -> float:
     return float(np.clip(wanted, now - down * _STEP_S, now + up * _STEP_S))
 
 
-def _steer(expert: Expert, state: ExpertState) -> float:
-    index = int(np.clip(round(state.along_m), 0, len(expert.path) - 1))
-    x, y, heading = expert.path[index]
+def _steer(path: Floats, state: ExpertState) -> float:
+    x, y, path_heading = _pose_at(path, state.along_m)
     dx, dy = state.x - x, state.y - y
-    lateral = dy * np.cos(heading) - dx * np.sin(heading) - state.wander_m
-    ahead = _curvature_at(expert, state.along_m + _PREVIEW_S * state.speed_mps)
-    path_heading = heading + (state.along_m - index) * _curvature_at(expert, state.along_m)
+    lateral = dy * np.cos(path_heading) - dx * np.sin(path_heading) - state.wander_m
+    ahead = curvature_at(path, state.along_m + _PREVIEW_S * state.speed_mps)
     error = float(wrap_angle(state.heading - path_heading))
     curvature = ahead - lateral / _TRACKING_LENGTH_M**2 - 1.8 * error / _TRACKING_LENGTH_M
     wanted = float(steering_for(np.clip(curvature, -0.15, 0.15)))
@@ -113,13 +126,15 @@ def _steer(expert: Expert, state: ExpertState) -> float:
     return float(np.clip(wanted, state.steering_rad - reach, state.steering_rad + reach))
 
 
-def _curvature_at(expert: Expert, along_m: float) -> float:
-    return float(np.interp(along_m, np.arange(len(expert.curvature)), expert.curvature))
+def curvature_at(path: Floats, along_m: float) -> float:
+    """Curvature of a path (V, 3), smoothed over 5 m."""
+    return (_pose_at(path, along_m + 2.5)[2] - _pose_at(path, along_m - 2.5)[2]) / 5.0
 
 
-def _advance(expert: Expert, along_m: float, x: float, y: float) -> float:
-    first = max(int(along_m) - 1, 0)
-    window = expert.path[first : first + 6]
-    nearest = int(np.argmin((window[:, 0] - x) ** 2 + (window[:, 1] - y) ** 2))
-    px, py, heading = window[nearest]
-    return float(first + nearest + (x - px) * np.cos(heading) + (y - py) * np.sin(heading))
+def _pose_at(path: Floats, along_m: float) -> tuple[float, float, float]:
+    along = min(max(along_m, 0.0), len(path) - 1.001)
+    index = int(along)
+    share = along - index
+    first, second = path[index], path[index + 1]
+    x, y, heading = first + share * (second - first)
+    return float(x), float(y), float(heading)

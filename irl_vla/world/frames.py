@@ -13,7 +13,8 @@ from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.interaction import RED
 from irl_vla.world.rig import Rig, rig_cameras
 from irl_vla.world.roads.network import red_flags
-from irl_vla.world.traffic import WALKER_SIZE_M, Moment
+from irl_vla.world.traffic import Moment
+from irl_vla.world.walkers import WALKER_SIZE_M
 
 #: NAVSIM's rule for driving commands: lateral offset of the route this far ahead.
 COMMAND_AHEAD_M: Final = 20.0
@@ -65,7 +66,7 @@ def make_frames(
             Frame(
                 token=token,
                 timestamp_us=stamp.start_us + index * _INTERVAL_US,
-                ego=_ego_status(scenario, moment),
+                ego=_ego_status(moment),
                 objects=_boxes(moment, _things(scenario, moment, stamp), range_m),
                 traffic_lights=red_flags(scenario.network, red),
                 roadblock_ids=scenario.route.block_ids,
@@ -91,13 +92,13 @@ def driving_command(path: Floats, along_m: float, pose: Floats) -> int:
     return COMMAND_NAMES.index("right" if lateral < -COMMAND_LATERAL_M else "straight")
 
 
-def _ego_status(scenario: Scenario, moment: Moment) -> EgoStatus:
+def _ego_status(moment: Moment) -> EgoStatus:
     ego = moment.ego
     return EgoStatus(
         pose_global=ego.pose,
         velocity_mps=np.array([ego.speed_mps, 0.0]),
         acceleration_mps2=np.array([ego.acceleration_mps2, ego.lateral_acceleration_mps2]),
-        command=driving_command(scenario.drivers[EGO].path, ego.along_m, ego.pose),
+        command=driving_command(moment.ego_path, ego.along_m, ego.pose),
     )
 
 
@@ -116,8 +117,9 @@ def _things(scenario: Scenario, moment: Moment, stamp: LogStamp) -> list[_Thing]
         for index, (item, pose) in enumerate(zip(scenario.strollers, moment.strollers, strict=True))
     ]
     things += [
-        _Thing(_token(stamp, "still", index), name, pose, size, 0.0)
-        for index, (name, pose, size) in enumerate(scenario.still)
+        _Thing(_token(stamp, role, index), item.name, item.pose, item.size_m, 0.0)
+        for role, items in (("blocking", scenario.blocking), ("still", scenario.still))
+        for index, item in enumerate(items)
     ]
     return things
 

@@ -25,6 +25,7 @@ _COMFORT_STOP_MPS2: Final = 2.6
 _HARDEST_STOP_MPS2: Final = 4.0
 _BEFORE_S: Final = 1.6  # pass in front of others only with this much time to spare
 _BEHIND_S: Final = 0.6
+_AHEAD_S: Final = 3.5  # who is this much earlier goes before somebody who is already in the junction
 
 
 def compiled(function: _Function) -> _Function:
@@ -55,6 +56,45 @@ class Obstacles(NamedTuple):
     speeds: Floats
 
 
+class Neighbours(NamedTuple):
+    """What is before and behind a place on a lane: indices (-1 for nobody), bumper gaps (1e6 if free), speeds there.
+
+    ``beside`` is True if somebody is level with the place.
+    """
+
+    ahead: int
+    ahead_gap: float
+    ahead_speed: float
+    behind: int
+    behind_gap: float
+    behind_speed: float
+    beside: bool
+
+
+class Passage(NamedTuple):
+    """A vehicle that wants to drive along a path: its centre, its speed from now on, for how long, and its half box."""
+
+    path: Floats
+    count: int
+    along: float
+    speed: float
+    horizon_s: float
+    half_length: float
+    half_width: float
+
+
+class Movers(NamedTuple):
+    """The N vehicles on their paths (N, V, 3): arc lengths of their centres, speeds and boxes (N,)."""
+
+    paths: Floats
+    counts: Ints
+    along: Floats
+    speeds: Floats
+    lengths: Floats
+    widths: Floats
+    present: Bools
+
+
 class JunctionTraffic(NamedTuple):
     """Vehicles that may use the junction.
 
@@ -63,6 +103,8 @@ class JunctionTraffic(NamedTuple):
         to_line: (N,) from front bumper to stop line; negative once crossed.
         lengths, speeds: (N,).
         turn_speeds: (N,) speed with which they will cross the junction.
+        ranks: (N,) right of way, higher goes first.
+        must_stop: (N,) True for who has yet to stop at a stop sign.
     """
 
     movements: Ints
@@ -70,6 +112,8 @@ class JunctionTraffic(NamedTuple):
     lengths: Floats
     speeds: Floats
     turn_speeds: Floats
+    ranks: Floats
+    must_stop: Bools
 
 
 class JunctionRules(NamedTuple):
@@ -77,13 +121,12 @@ class JunctionRules(NamedTuple):
 
     Attributes:
         lights: (M,) GREEN, CLEARANCE or RED.
-        ranks: (M,) higher goes first.
-        merging: (M, M) True where two movements end in the same lane.
+        merging: (M, M) True where two movements share their way from where they meet: those that end in the same lane,
+            and all in a roundabout.
         zones: (M, M, 2) as ``Network.conflicts``.
     """
 
     lights: Ints
-    ranks: Floats
     merging: Bools
     zones: Floats
 
@@ -126,6 +169,73 @@ def find_leaders(drivers: PathDrivers, obstacles: Obstacles, reach: float) -> tu
 
 
 @compiled
+def lane_neighbours(place: Passage, obstacles: Obstacles, own: int) -> Neighbours:
+    """Who is before, behind and beside a vehicle of index ``own`` if it were on the path of ``place``."""
+    first = max(int(place.along - SIGHT_M), 0)
+    last = min(int(place.along + SIGHT_M), place.count - 1)
+    x, y = place.path[min(int(place.along), place.count - 1), :2]
+    ahead, behind = -1, -1
+    ahead_gap, behind_gap = 1e6, 1e6
+    ahead_speed, behind_speed = 0.0, 0.0
+    beside = False
+    for j in range(len(obstacles.poses)):
+        if j == own or (obstacles.poses[j, 0] - x) ** 2 + (obstacles.poses[j, 1] - y) ** 2 > SIGHT_M**2:
+            continue
+        low, high, where = 1e6, -1e6, 0
+        for corner in range(5):
+            px, py = obstacles.corners[j, corner]
+            along, lateral, vertex = _project(place.path, first, last, px, py)
+            if along >= 0.0 and abs(lateral) < place.half_width + _SIDE_AIR_M:
+                low, high, where = min(low, along), max(high, along), vertex
+        if low > high:
+            continue
+        speed = max(0.0, obstacles.speeds[j] * np.cos(obstacles.poses[j, 2] - place.path[where, 2]))
+        if low >= place.along + place.half_length:
+            if low - place.along - place.half_length < ahead_gap:
+                ahead, ahead_gap, ahead_speed = j, low - place.along - place.half_length, speed
+        elif high <= place.along - place.half_length:
+            if place.along - place.half_length - high < behind_gap:
+                behind, behind_gap, behind_speed = j, place.along - place.half_length - high, speed
+        else:
+            beside = True
+    return Neighbours(ahead, ahead_gap, ahead_speed, behind, behind_gap, behind_speed, beside)
+
+
+@compiled
+def is_free(passage: Passage, movers: Movers, own: int) -> bool:
+    """True if nobody who keeps path and speed comes near a passage, but for those who follow or lead there."""
+    start = passage.path[min(int(passage.along), passage.count - 1)]
+    for j in range(len(movers.along)):
+        if j == own or not movers.present[j]:
+            continue
+        at = movers.paths[j, min(max(int(movers.along[j]), 0), movers.counts[j] - 1)]
+        dx, dy = at[0] - start[0], at[1] - start[1]
+        if dx * dx + dy * dy > (2 * SIGHT_M) ** 2:
+            continue
+        forward = dx * np.cos(start[2]) + dy * np.sin(start[2])
+        aside = abs(dy * np.cos(start[2]) - dx * np.sin(start[2]))
+        same_way = np.cos(at[2] - start[2]) > 0.5
+        if same_way and aside < 2.0:  # before or behind in the same lane
+            continue
+        if same_way and forward > 12.0 and movers.speeds[j] >= passage.speed:
+            continue
+        steps = int(passage.horizon_s / 0.4) + 1
+        for step in range(steps):
+            time = 0.4 * step
+            mine = min(int(passage.along + passage.speed * time), passage.count - 1)
+            its = min(max(int(movers.along[j] + movers.speeds[j] * time), 0), movers.counts[j] - 1)
+            heading = passage.path[mine, 2]
+            dx = movers.paths[j, its, 0] - passage.path[mine, 0]
+            dy = movers.paths[j, its, 1] - passage.path[mine, 1]
+            long = abs(dx * np.cos(heading) + dy * np.sin(heading))
+            side = abs(dy * np.cos(heading) - dx * np.sin(heading))
+            reach = passage.half_length + movers.lengths[j] / 2 + 2.0 + 0.6 * movers.speeds[j]
+            if long < reach and side < passage.half_width + movers.widths[j] / 2 + 0.45:
+                return False
+    return True
+
+
+@compiled
 def _project(path: Floats, first: int, last: int, x: float, y: float) -> tuple[float, float, int]:
     """Arc length, lateral offset and nearest vertex of a point; arc length -1 if it lies before or after the window."""
     best = 1e12
@@ -158,12 +268,16 @@ def must_wait(traffic: JunctionTraffic, rules: JunctionRules) -> Bools:
     for i in range(count):
         m = traffic.movements[i]
         distance = traffic.to_line[i]
-        if m < 0 or distance <= 0.0 or distance > _DECIDE_M:
+        if m < 0 or distance <= 0.0 or distance > max(_DECIDE_M, traffic.speeds[i] ** 2 / 4.0 + 15.0):
             continue
         stopping = traffic.speeds[i] ** 2 / (2 * max(distance, 0.1))
         if stopping > _HARDEST_STOP_MPS2:
             continue
-        if rules.lights[m] == RED or (rules.lights[m] == CLEARANCE and stopping < _COMFORT_STOP_MPS2):
+        if (
+            traffic.must_stop[i]
+            or rules.lights[m] == RED
+            or (rules.lights[m] == CLEARANCE and stopping < _COMFORT_STOP_MPS2)
+        ):
             waits[i] = True
             continue
         for j in range(count):
@@ -181,13 +295,16 @@ def _will_come(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) -
     to_line = traffic.to_line
     if to_line[j] <= 0.0:
         return True
-    m, n = traffic.movements[i], traffic.movements[j]
+    n = traffic.movements[j]
     if rules.lights[n] == RED or to_line[j] > _TRAFFIC_M:
         return False
     stopping = traffic.speeds[j] ** 2 / (2 * max(to_line[j], 0.1))
     if rules.lights[n] == CLEARANCE and stopping < _COMFORT_STOP_MPS2:
         return False
-    return bool(rules.ranks[n] > rules.ranks[m] or (rules.ranks[n] == rules.ranks[m] and to_line[j] <= to_line[i]))
+    if traffic.must_stop[j]:
+        return False
+    mine, its = traffic.ranks[i], traffic.ranks[j]
+    return bool(its > mine or (its == mine and (to_line[j] < to_line[i] or (to_line[j] == to_line[i] and j < i))))
 
 
 @compiled
@@ -203,7 +320,7 @@ def _in_the_way(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) 
     leave = _travel_time(to_line[i] + mine[1] + lengths[i], speeds[i], turn_speeds[i])
     its_arrival = _travel_time(to_line[j] + its[0], speeds[j], turn_speeds[j])
     if rules.merging[m, n] and inside:  # follow into the lane
-        return bool(arrive < its_arrival + 1.5)
+        return bool(arrive < its_arrival + 1.5 and its_arrival < arrive + _AHEAD_S)
     if rules.merging[m, n]:
         return bool(leave + 1.5 > its_arrival and arrive < its_arrival + 2.0)
     its_leave = (to_line[j] + its[1] + lengths[j]) / max(speeds[j], 3.0)

@@ -20,7 +20,7 @@ from irl_vla.world.scenarios import KINDS, possible_movements
 
 SPLITS: Final = ("train", "val", "test")
 #: Least share of a split's logs for every scenario kind.
-LEAST_SHARE: Final = 0.04
+LEAST_SHARE: Final = 0.03
 #: So many layouts hold every kind of road: the families take turns.
 EVERY_ROAD: Final = 8
 

@@ -1,18 +1,25 @@
-"""Moves everybody of a scenario at 10 Hz; agents react to each other and to the ego."""
+"""Moves everybody of a scenario at 10 Hz; agents react to each other and to the ego.
 
-from dataclasses import dataclass
+:func:`simulate` drives and records a scenario; :func:`continue_from` takes a recorded moment and goes on with the ego
+on given poses, with everybody else as recorded or reacting.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irl_vla.driving.idm import IdmParameters, idm_acceleration
+from irl_vla.errors import SceneError
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre
 from irl_vla.world import expert
-from irl_vla.world.drivers import EGO, Driver, Scenario, Walker
+from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.interaction import (
     GREEN,
     SIGHT_M,
+    Bools,
+    Ints,
     JunctionRules,
     JunctionTraffic,
     Obstacles,
@@ -20,22 +27,45 @@ from irl_vla.world.interaction import (
     find_leaders,
     must_wait,
 )
+from irl_vla.world.lane_changes import Situation, hold_gaps, reconsider
 from irl_vla.world.roads import polyline
-from irl_vla.world.roads.network import Network
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from irl_vla.world.tracks import Tracks, make_tracks, project
+from irl_vla.world.walkers import WALKER_SIZE_M, walk, walker_poses, yield_gaps
 
 STEP_S: Final = 0.1
 RECORD_EVERY: Final = 5
-WALKER_SIZE_M: Final = (0.6, 0.6, 1.75)
 
 _GONE_M: Final = 1e6  # where vehicles that left are put, further than anybody sees
 _HARDEST_BRAKING_MPS2: Final = 6.0
 _STOP_GAP_M: Final = 2.2
 _STOP_HEADWAY_S: Final = 0.5
-_CROSSWALK_STOP_M: Final = 2.8  # before the middle of a crosswalk
-_WALKER_AIR_M: Final = 0.9
+_LONG_AGO_S: Final = -100.0
+_HALT_MPS: Final = 0.25
+_AT_THE_LINE_M: Final = 4.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """Everything that changes during a drive; a step makes a new one.
+
+    Attributes:
+        along, speeds, accelerations: (N,) arc length of the box centre, m/s, m/s2.
+        present: (N,) False once a driver has left the layout.
+        changed: (N,) time of the last lane change.
+        halted: (N,) time of the halt at a stop sign, ``inf`` before it.
+        tracks: the paths that they are on.
+        walked: (W,) metres since the kerb; negative: waiting.
+    """
+
+    along: Floats
+    speeds: Floats
+    accelerations: Floats
+    present: Bools
+    changed: Floats
+    halted: Floats
+    tracks: Tracks
+    walked: Floats
+    ego: expert.ExpertState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +78,7 @@ class Moment:
             ``accelerations`` (N,).
         walkers, strollers: (M, 3) poses; their speeds (M,).
         lights: light of both axes, empty without a signal.
+        state: from which the simulation can go on.
     """
 
     time_s: float
@@ -59,37 +90,29 @@ class Moment:
     walker_speeds: Floats
     strollers: Floats
     lights: tuple[int, ...]
+    state: State = field(repr=False)
+
+    @property
+    def ego_path(self) -> Floats:
+        """(V, 3) the path that the ego follows now."""
+        tracks = self.state.tracks
+        return tracks.paths[EGO, : tracks.counts[EGO]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fixed:
-    """What does not change during a drive, as arrays over the N drivers."""
+    """What does not change during a drive, as arrays over the N drivers, the M movements or the B blocking things."""
 
-    paths: Floats
-    counts: Ints
-    caps: Floats
     lengths: Floats
     widths: Floats
-    movements: Ints
-    enters: Floats
-    turn_speeds: Floats
     style: Floats
-    crossings: Floats
+    slow_downs: Floats
     ranks: Floats
+    signs: Bools
     merging: Bools
     movement_axes: Ints
-
-
-@dataclass(slots=True)
-class _State:
-    """What changes: driver arrays (N,), walker progress (M,) in metres (negative: waiting at the kerb)."""
-
-    along: Floats
-    speeds: Floats
-    accelerations: Floats
-    present: Bools
-    ego: expert.ExpertState
-    walked: Floats
+    blocking: Floats
+    blocking_corners: Floats
 
 
 def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) -> list[Moment]:
@@ -100,112 +123,194 @@ def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) ->
         generator: for the ego driver's variations.
     """
     fixed = _fixed(scenario)
-    driver = expert.make_expert(scenario.drivers[EGO])
-    state = _State(
-        along=np.array([item.start_m for item in scenario.drivers]),
-        speeds=np.array([item.speed_mps for item in scenario.drivers]),
-        accelerations=np.zeros(len(scenario.drivers)),
-        present=np.ones(len(scenario.drivers), dtype=bool),
-        ego=expert.initial_state(driver, scenario.drivers[EGO]),
-        walked=np.full(len(scenario.walkers), -1.0),
-    )
-    state.along[EGO] += PACIFICA.rear_axle_to_centre
+    state = _initial(scenario)
     warm_up = round(scenario.warm_up_s / STEP_S)
     moments = []
     for tick in range(-warm_up, (frames - 1) * RECORD_EVERY + 1):
-        time_s = tick * STEP_S
-        poses = _poses(fixed, state)
         if tick >= 0 and tick % RECORD_EVERY == 0:
-            moments.append(_moment(scenario, state, poses, time_s))
-        wanted = _wanted(scenario, fixed, state, poses, time_s)
-        _move_walkers(scenario, fixed, state, time_s)
-        _move_drivers(fixed, state, wanted)
-        state.ego = expert.step(driver, state.ego, float(wanted[EGO]), generator)
-        state.along[EGO] = state.ego.along_m + PACIFICA.rear_axle_to_centre
-        state.speeds[EGO], state.accelerations[EGO] = state.ego.speed_mps, state.ego.acceleration_mps2
+            moments.append(_moment(scenario, state, tick * STEP_S))
+        state, wanted = _step(scenario, fixed, state, tick * STEP_S)
+        ego = expert.step(_ego_path(state), state.ego, wanted, generator)
+        state = _with_ego(state, ego)
     return moments
+
+
+def continue_from(
+    scenario: Scenario, moments: Sequence[Moment], index: int, ego_poses: Floats, *, reactive: bool
+) -> list[Moment]:
+    """Goes on from a recorded moment with the ego on given poses; nothing is drawn, so the result is determined.
+
+    Args:
+        moments: of :func:`simulate` for this scenario.
+        index: the moment to go on from.
+        ego_poses: (5 F + 1, 3) rear axle in the map's frame every 0.1 s, the first at the moment's time.
+        reactive: True lets drivers and pedestrians respond to this ego from then on, False keeps them as recorded.
+
+    Returns:
+        F + 1 moments, the first at the time of ``moments[index]`` with the ego on its first pose.
+
+    Raises:
+        SceneError: if the poses do not fill whole recording intervals, or the record ends before they do.
+    """
+    count = (len(ego_poses) - 1) // RECORD_EVERY + 1
+    if len(ego_poses) < 2 or (len(ego_poses) - 1) % RECORD_EVERY:
+        raise SceneError(
+            f"ego poses: expected 5 F + 1 of them, 0.1 s apart, found {len(ego_poses)}; complete the last half second"
+        )
+    if not 0 <= index < len(moments) or (not reactive and index + count > len(moments)):
+        raise SceneError(
+            f"a {scenario.kind!r} drive of {len(moments)} moments: expected {count} of them from number {index} on, which "
+            "the record does not have; continue from an earlier one, or let the others react"
+        )
+    egos = expert.scripted(ego_poses, moments[index].ego_path, moments[index].ego, STEP_S)
+    if not reactive:
+        return [
+            _with_other_ego(moment, egos[RECORD_EVERY * number])
+            for number, moment in enumerate(moments[index : index + count])
+        ]
+    fixed, state = _fixed(scenario), _with_ego(moments[index].state, egos[0])
+    first = round(moments[index].time_s / STEP_S)
+    result = []
+    for tick, ego in enumerate(egos):
+        state = _with_ego(state, ego)
+        if tick % RECORD_EVERY == 0:
+            result.append(_moment(scenario, state, (first + tick) * STEP_S))
+        state, _ = _step(scenario, fixed, state, (first + tick) * STEP_S, ego_decides=False)
+    return result
+
+
+def _initial(scenario: Scenario) -> State:
+    drivers, tracks = scenario.drivers, make_tracks(scenario)
+    along = np.array([item.start_m for item in drivers])
+    along[EGO] += PACIFICA.rear_axle_to_centre
+    return State(
+        along=along,
+        speeds=np.array([item.speed_mps for item in drivers]),
+        accelerations=np.zeros(len(drivers)),
+        present=np.ones(len(drivers), dtype=bool),
+        changed=np.full(len(drivers), _LONG_AGO_S),
+        halted=np.full(len(drivers), np.inf),
+        tracks=tracks,
+        walked=np.full(len(scenario.walkers), -1.0),
+        ego=expert.initial_state(drivers[EGO]),
+    )
 
 
 def _fixed(scenario: Scenario) -> _Fixed:
     drivers, network = scenario.drivers, scenario.network
-    longest = max(len(driver.path) for driver in drivers)
-    paths = np.zeros((len(drivers), longest, 3))
-    caps = np.zeros((len(drivers), longest))
+    orders = max((len(item.slow_downs) for item in drivers), default=0)
+    slow_downs = np.full((len(drivers), orders, 4), np.inf)
     for index, driver in enumerate(drivers):
-        paths[index, : len(driver.path)], caps[index, : len(driver.path)] = driver.path, driver.caps_mps
+        for number, order in enumerate(driver.slow_downs):
+            slow_downs[index, number] = order
     moves = network.movements
     ends = [(move.to_arm, move.to_lane) for move in moves]
+    shares = network.layout.control == "roundabout"
+    blocking = np.array([item.pose for item in scenario.blocking]).reshape(-1, 3)
+    sizes = np.array([item.size_m for item in scenario.blocking]).reshape(-1, 3)
     return _Fixed(
-        paths=paths,
-        counts=np.array([len(driver.path) for driver in drivers]),
-        caps=caps,
         lengths=np.array([driver.size_m[0] for driver in drivers]),
         widths=np.array([driver.size_m[1] for driver in drivers]),
-        movements=np.array([driver.movement for driver in drivers]),
-        enters=np.array([driver.enter_m for driver in drivers]),
-        turn_speeds=np.array([_turn_speed(driver) for driver in drivers]),
         style=np.array(
             [
                 (item.style.headway_s, item.style.gap_m, item.style.acceleration_mps2, item.style.braking_mps2)
                 for item in drivers
             ]
         ),
-        crossings=np.stack([_crossings(driver.path, network) for driver in drivers]),
-        ranks=np.array([_rank(network, move.from_arm, move.turn) for move in moves]),
-        merging=np.array([[end == other for other in ends] for end in ends]),
+        slow_downs=slow_downs,
+        ranks=np.array([move.rank for move in moves]),
+        signs=np.array([move.sign == "stop" for move in moves]),
+        merging=np.array([[shares or end == other for other in ends] for end in ends]),
         movement_axes=np.array([network.layout.arms[move.from_arm].axis for move in moves]),
+        blocking=blocking,
+        blocking_corners=_outline(blocking, sizes[:, 0], sizes[:, 1]),
     )
 
 
-def _turn_speed(driver: Driver) -> float:
-    if driver.movement < 0:
-        return 0.0
-    return float(driver.caps_mps[int(driver.enter_m) : int(driver.enter_m) + 20].min())
+def _outline(poses: Floats, lengths: Floats, widths: Floats) -> Floats:
+    """(A, 5, 2) corners and centre of boxes."""
+    return np.concatenate([box_corners(poses, lengths, widths), poses[:, None, :2]], axis=1)
 
 
-def _rank(network: Network, arm: int, turn: str) -> float:
-    """Right of way in the junction: straight on before right before left; the major road before the minor one."""
-    rank = {"straight": 2.0, "right": 1.5, "left": 1.0}[turn]
-    return rank + (2.0 if not network.layout.has_signal and network.layout.arms[arm].axis == 0 else 0.0)
+def _step(
+    scenario: Scenario, fixed: _Fixed, state: State, time_s: float, *, ego_decides: bool = True
+) -> tuple[State, float]:
+    """Moves everybody but the ego by 0.1 s; also returns the acceleration that the ego should take."""
+    poses = _poses(state)
+    obstacles = _obstacles(scenario, fixed, state, poses)
+    situation = Situation(
+        along=state.along,
+        speeds=state.speeds,
+        accelerations=state.accelerations,
+        present=state.present,
+        changed=state.changed,
+        obstacles=obstacles,
+        lengths=fixed.lengths,
+        widths=fixed.widths,
+        time_s=time_s,
+    )
+    tracks, changes = reconsider(scenario, state.tracks, situation, ego_decides=ego_decides)
+    along, changed = state.along, state.changed
+    for change in changes:
+        along, changed = along.copy(), changed.copy()
+        along[change.driver] = project(change.row.path, poses[change.driver])
+        changed[change.driver] = time_s if change.to_lane else changed[change.driver]
+        if change.driver == EGO:
+            ego_along = along[EGO] - PACIFICA.rear_axle_to_centre
+            state = replace(state, ego=replace(state.ego, along_m=float(ego_along)))
+    state = replace(state, tracks=tracks, along=along, changed=changed)
+    fronts = np.where(state.present, state.along + fixed.lengths / 2, -_GONE_M)
+    wanted = _wanted(scenario, fixed, state, obstacles, fronts, time_s)
+    walked = walk(scenario, tracks.crossings, state.walked, (fronts, state.speeds, state.present), time_s, STEP_S)
+    to_line = tracks.enters - fronts
+    halts = (state.speeds < _HALT_MPS) & (to_line > -0.5) & (to_line < _AT_THE_LINE_M) & np.isinf(state.halted)
+    halted = np.where(halts, time_s, state.halted)
+    return _moved(replace(state, walked=walked, halted=halted), wanted), float(wanted[EGO])
 
 
-def _crossings(path: Floats, network: Network) -> Floats:
-    """(W, 2) where a path crosses each crosswalk: arc length on the path and on the crosswalk; NaN if it does not."""
-    found = np.full((len(network.crosswalks), 2), np.nan)
-    for index, walk in enumerate(network.crosswalks):
-        start, span = walk.ends[0], walk.ends[1] - walk.ends[0]
-        length = float(np.linalg.norm(span))
-        along = (path[:, :2] - start) @ span / length
-        side = (path[:, 1] - start[1]) * span[0] - (path[:, 0] - start[0]) * span[1]
-        hits = np.flatnonzero((side[:-1] * side[1:] <= 0) & (along[:-1] > 0) & (along[:-1] < length))
-        if walk.is_midblock and len(hits):
-            found[index] = hits[0], along[hits[0]]
-    return found
+def _ego_path(state: State) -> Floats:
+    return state.tracks.paths[EGO, : state.tracks.counts[EGO]]
 
 
-def _poses(fixed: _Fixed, state: _State) -> Floats:
-    """(N, 3) box centres."""
-    index = np.clip(state.along.astype(int), 0, fixed.counts - 2)
+def _poses(state: State) -> Floats:
+    tracks = state.tracks
+    index = np.clip(state.along.astype(int), 0, tracks.counts - 2)
     share = (state.along - index)[:, None]
     rows = np.arange(len(index))
-    poses: Floats = fixed.paths[rows, index] * (1 - share) + fixed.paths[rows, index + 1] * share
+    poses = tracks.paths[rows, index] * (1 - share) + tracks.paths[rows, index + 1] * share
     poses[EGO] = rear_axle_to_centre(state.ego.pose)
-    poses[~state.present] = _GONE_M
-    return poses
+    return np.asarray(poses)
 
 
-def _wanted(scenario: Scenario, fixed: _Fixed, state: _State, poses: Floats, time_s: float) -> Floats:
-    """(N,) acceleration that each driver wants now."""
+def _obstacles(scenario: Scenario, fixed: _Fixed, state: State, poses: Floats) -> Obstacles:
+    """What drivers see: the N vehicles, then pedestrians, then what blocks the road."""
+    people, people_speeds = walker_poses(scenario.walkers, state.walked)
+    moving = np.concatenate([poses, people])
+    moving[: len(poses)][~state.present] = _GONE_M
+    lengths = np.concatenate([fixed.lengths, np.full(len(people), WALKER_SIZE_M[0])])
+    widths = np.concatenate([fixed.widths, np.full(len(people), WALKER_SIZE_M[1])])
+    return Obstacles(
+        corners=np.concatenate([_outline(moving, lengths, widths), fixed.blocking_corners]),
+        poses=np.concatenate([moving, fixed.blocking]),
+        speeds=np.concatenate([state.speeds, people_speeds, np.zeros(len(fixed.blocking))]),
+    )
+
+
+def _wanted(
+    scenario: Scenario, fixed: _Fixed, state: State, obstacles: Obstacles, fronts: Floats, time_s: float
+) -> Floats:
+    """(N,) acceleration that everybody wants."""
+    tracks, speeds = state.tracks, state.speeds
+    place = np.clip(state.along.astype(int), 0, tracks.counts - 1)
+    caps = tracks.caps[np.arange(len(place)), place]
     headway, gap, pull, brake = fixed.style.T
-    speeds = state.speeds
-    fronts = np.where(state.present, state.along + fixed.lengths / 2, -1.0)
-    leader_gaps, leader_speeds = _leaders(scenario, fixed, state, poses, fronts)
-    ahead = np.clip((state.along + 0.6 * speeds).astype(int), 0, fixed.counts - 1)
-    caps = fixed.caps[np.arange(len(ahead)), ahead]
-    for index, driver in enumerate(scenario.drivers):
-        for start_s, end_s, cap in driver.slow_downs:
-            if start_s <= time_s < end_s:
-                caps[index] = min(caps[index], cap)
+    ordered = (fixed.slow_downs[..., 0] <= time_s) & (time_s < fixed.slow_downs[..., 1])
+    for order in range(ordered.shape[1]):
+        now = ordered[:, order]
+        caps = np.where(now, np.minimum(caps, fixed.slow_downs[:, order, 2]), caps)
+        brake = np.where(now, np.maximum(brake, fixed.slow_downs[:, order, 3]), brake)
+    drivers = PathDrivers(tracks.paths, tracks.counts, fronts, fixed.widths / 2)
+    leader_gaps, leader_speeds = find_leaders(drivers, obstacles, SIGHT_M)
     free = np.where(
         speeds <= caps,
         pull * (1 - (speeds / np.maximum(caps, 0.1)) ** 4),
@@ -213,118 +318,81 @@ def _wanted(scenario: Scenario, fixed: _Fixed, state: _State, poses: Floats, tim
     )
     # the free-road part of the model is above: it would brake without bound where a bend asks for far less speed
     target = np.maximum(np.maximum(caps, speeds), 0.1)
+    brake = np.broadcast_to(fixed.style[:, 3], speeds.shape)
     follow = idm_acceleration(speeds, leader_gaps, leader_speeds, IdmParameters(target, gap, headway, pull, brake))
-    stops = np.minimum(
-        _line_gaps(scenario, fixed, state, fronts, time_s), _crosswalk_gaps(scenario, fixed, state, fronts)
-    )
+    walks = yield_gaps(scenario, tracks.crossings, state.walked, fronts, speeds)
+    stops = np.minimum(_line_gaps(scenario, fixed, state, fronts, time_s), walks + _STOP_GAP_M)
+    stops = np.minimum(stops, hold_gaps(tracks, fronts) + _STOP_GAP_M)
     halt = idm_acceleration(speeds, stops, 0.0, IdmParameters(target, _STOP_GAP_M, _STOP_HEADWAY_S, pull, brake))
     return np.asarray(np.clip(np.minimum(free, np.minimum(follow, halt)), -_HARDEST_BRAKING_MPS2, pull))
 
 
-def _leaders(scenario: Scenario, fixed: _Fixed, state: _State, poses: Floats, fronts: Floats) -> tuple[Floats, Floats]:
-    walkers, walker_speeds = _walker_poses(scenario, state)
-    centres = np.concatenate([poses, walkers])
-    lengths = np.concatenate([fixed.lengths, np.full(len(walkers), WALKER_SIZE_M[0])])
-    widths = np.concatenate([fixed.widths, np.full(len(walkers), WALKER_SIZE_M[1])])
-    corners = np.concatenate([box_corners(centres, lengths, widths), centres[:, None, :2]], axis=1)
-    speeds = np.concatenate([state.speeds, walker_speeds])
-    drivers = PathDrivers(fixed.paths, fixed.counts, fronts, fixed.widths / 2)
-    gaps, leader_speeds = find_leaders(drivers, Obstacles(corners, centres, speeds), SIGHT_M)
-    return gaps, leader_speeds
-
-
-def _line_gaps(scenario: Scenario, fixed: _Fixed, state: _State, fronts: Floats, time_s: float) -> Floats:
+def _line_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, time_s: float) -> Floats:
     """(N,) distance to the stop line for those who must stop there, else far."""
     lights = np.full(len(fixed.ranks), GREEN)
     if scenario.signal is not None:
         by_axis = np.array([scenario.signal.light(axis, time_s) for axis in (0, 1)])
         lights = by_axis[fixed.movement_axes]
-    to_line = np.where(state.present, fixed.enters - fronts, -_GONE_M)
-    traffic = JunctionTraffic(fixed.movements, to_line, fixed.lengths, state.speeds, fixed.turn_speeds)
-    waits = must_wait(traffic, JunctionRules(lights, fixed.ranks, fixed.merging, scenario.network.conflicts))
+    tracks = state.tracks
+    to_line = np.where(state.present, tracks.enters - fronts, -_GONE_M)
+    waits_for_sign = fixed.signs[tracks.movements] & ~np.isfinite(state.halted)
+    ranks = fixed.ranks[tracks.movements]
+    if scenario.network.layout.control == "all_stop":  # who halted first goes first
+        ranks = -state.halted
+    traffic = JunctionTraffic(
+        tracks.movements, to_line, fixed.lengths, state.speeds, tracks.turn_speeds, ranks, waits_for_sign
+    )
+    waits = must_wait(traffic, JunctionRules(lights, fixed.merging, scenario.network.conflicts))
     return np.where(waits, to_line, _GONE_M)
 
 
-def _crosswalk_gaps(scenario: Scenario, fixed: _Fixed, state: _State, fronts: Floats) -> Floats:
-    """(N,) distance to where drivers stop for pedestrians who cross, else far."""
-    gaps = np.full(len(fronts), _GONE_M)
-    for index, walker in enumerate(scenario.walkers):
-        if state.walked[index] < 0:
-            continue
-        where, position = fixed.crossings[:, walker.crosswalk].T
-        ends = scenario.network.crosswalks[walker.crosswalk].ends
-        length = float(np.linalg.norm(ends[1] - ends[0]))
-        ahead = position - state.walked[index] if walker.from_end == 0 else length - position - state.walked[index]
-        distance = where - _CROSSWALK_STOP_M - fronts
-        needed = state.speeds**2 / (2 * np.maximum(distance, 0.1))
-        passing = -(fixed.widths / 2 + _WALKER_AIR_M)
-        soon = ahead / walker.speed_mps < distance / np.maximum(state.speeds, 2.0) + 3.5
-        yields = (distance > -0.5) & (needed < 4.5) & (ahead > passing) & soon
-        gaps = np.where(yields & (distance + _STOP_GAP_M < gaps), distance + _STOP_GAP_M, gaps)
-    return gaps
-
-
-def _move_walkers(scenario: Scenario, fixed: _Fixed, state: _State, time_s: float) -> None:
-    for index, walker in enumerate(scenario.walkers):
-        if state.walked[index] >= 0:
-            state.walked[index] += walker.speed_mps * STEP_S
-        elif _sets_off(walker, fixed, state, time_s):
-            state.walked[index] = 0.0
-
-
-def _sets_off(walker: Walker, fixed: _Fixed, state: _State, time_s: float) -> bool:
-    """True if the pedestrian wants to go and every driver can stop comfortably."""
-    if time_s < walker.earliest_s:
-        return False
-    distance = fixed.crossings[:, walker.crosswalk, 0] - _CROSSWALK_STOP_M - (state.along + fixed.lengths / 2)
-    stopping = state.speeds**2 / (2 * 1.9) + 1.0
-    if time_s < walker.latest_s and not distance[EGO] < stopping[EGO] + walker.margin_m:
-        return False
-    passed = distance < -(fixed.lengths + _CROSSWALK_STOP_M + 2.0)
-    return bool(np.all(~state.present | np.isnan(distance) | passed | (distance > stopping)))
-
-
-def _walker_poses(scenario: Scenario, state: _State) -> tuple[Floats, Floats]:
-    poses, speeds = np.zeros((len(scenario.walkers), 3)), np.zeros(len(scenario.walkers))
-    for index, walker in enumerate(scenario.walkers):
-        ends = scenario.network.crosswalks[walker.crosswalk].ends
-        start, end = ends[walker.from_end], ends[1 - walker.from_end]
-        length = float(np.linalg.norm(end - start))
-        along = (end - start) / length
-        walks = 0.0 <= state.walked[index] < length + 2.0
-        progress = min(max(state.walked[index], 0.0), length + 2.0) - 0.9  # waits a step behind the kerb
-        poses[index, :2] = start + progress * along + walker.beside_m * np.array([-along[1], along[0]])
-        poses[index, 2] = np.arctan2(along[1], along[0])
-        speeds[index] = walker.speed_mps if walks else 0.0
-    return poses, speeds
-
-
-def _move_drivers(fixed: _Fixed, state: _State, wanted: Floats) -> None:
+def _moved(state: State, wanted: Floats) -> State:
     speeds = np.maximum(state.speeds + STEP_S * wanted, 0.0)
     stands = (speeds < 0.02) & (wanted <= 0.0)
     speeds[stands] = 0.0
-    state.accelerations = np.where(stands, 0.0, wanted)
-    state.along = state.along + STEP_S * (state.speeds + speeds) / 2
-    state.speeds = speeds
-    state.present &= state.along < fixed.counts - 3.0
+    along = state.along + STEP_S * (state.speeds + speeds) / 2
+    return replace(
+        state,
+        along=along,
+        speeds=speeds,
+        accelerations=np.where(stands, 0.0, wanted),
+        present=state.present & (along < state.tracks.counts - 3.0),
+    )
 
 
-def _moment(scenario: Scenario, state: _State, poses: Floats, time_s: float) -> Moment:
-    walkers, walker_speeds = _walker_poses(scenario, state)
+def _with_ego(state: State, ego: expert.ExpertState) -> State:
+    along, speeds, accelerations = state.along.copy(), state.speeds.copy(), state.accelerations.copy()
+    along[EGO] = ego.along_m + PACIFICA.rear_axle_to_centre
+    speeds[EGO], accelerations[EGO] = ego.speed_mps, ego.acceleration_mps2
+    return replace(state, along=along, speeds=speeds, accelerations=accelerations, ego=ego)
+
+
+def _with_other_ego(moment: Moment, ego: expert.ExpertState) -> Moment:
+    poses, speeds, accelerations = moment.poses.copy(), moment.speeds.copy(), moment.accelerations.copy()
+    poses[EGO] = rear_axle_to_centre(ego.pose)
+    speeds[EGO], accelerations[EGO] = ego.speed_mps, ego.acceleration_mps2
+    return replace(
+        moment, ego=ego, poses=poses, speeds=speeds, accelerations=accelerations, state=_with_ego(moment.state, ego)
+    )
+
+
+def _moment(scenario: Scenario, state: State, time_s: float) -> Moment:
+    people, people_speeds = walker_poses(scenario.walkers, state.walked)
     elapsed = time_s + scenario.warm_up_s
     signal = scenario.signal
     return Moment(
         time_s=time_s,
         ego=state.ego,
-        poses=np.where(state.present[:, None], poses, np.nan),
-        speeds=state.speeds.copy(),
-        accelerations=state.accelerations.copy(),
-        walkers=walkers,
-        walker_speeds=walker_speeds,
+        poses=np.where(state.present[:, None], _poses(state), np.nan),
+        speeds=state.speeds,
+        accelerations=state.accelerations,
+        walkers=people,
+        walker_speeds=people_speeds,
         strollers=np.array(
             [_stroller_pose(item.line, item.start_m + elapsed * item.speed_mps) for item in scenario.strollers]
         ).reshape(-1, 3),
         lights=() if signal is None else tuple(signal.light(axis, time_s) for axis in (0, 1)),
+        state=state,
     )
 
 

@@ -1,0 +1,343 @@
+"""Who and what makes the event of a scenario kind: leaders, followers, pedestrians, obstacles."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from irl_vla.geometry import PACIFICA, Floats
+from irl_vla.world import surroundings
+from irl_vla.world.drivers import Driver, SignalPlan, SlowDown, Still, Walker
+from irl_vla.world.places import WARM_UP_S, Place, kerb_side, site_before, slots_beside
+from irl_vla.world.roads import polyline
+from irl_vla.world.roads.layout import KERB_MARGIN_M
+from irl_vla.world.roads.network import Network, kerb_lane
+from irl_vla.world.tracks import MOST_NUDGE_M, PASSING_AIR_M, blended, lane_paths, project
+
+_EGO_HALF_M: Final = PACIFICA.width / 2
+_NOTHING_HAPPENS: Final = 0.3  # share of the drives whose event only threatens to happen
+
+
+class Cast(NamedTuple):
+    """Who makes an event.
+
+    Attributes:
+        focus: index of the one that the event is about, among ``drivers`` or ``walkers``; -1 if nothing happens.
+        blocking: what stands on the road; ``parked``: what has to stand in parking slots.
+    """
+
+    drivers: tuple[Driver, ...] = ()
+    walkers: tuple[Walker, ...] = ()
+    blocking: tuple[Still, ...] = ()
+    parked: tuple[Still, ...] = ()
+    focus: int = -1
+
+
+class Stage(NamedTuple):
+    """What a cast is drawn for."""
+
+    network: Network
+    place: Place
+    signal: SignalPlan | None
+    generator: np.random.Generator
+
+    @property
+    def front_m(self) -> float:
+        """Arc length of the ego's front bumper at the start."""
+        return self.place.start_m + PACIFICA.front_length
+
+    @property
+    def movement(self) -> int:
+        """The ego's."""
+        return self.place.route.movement
+
+    def lane_width_m(self, along_m: float) -> float:
+        """Of the lane on which the ego's path runs at an arc length."""
+        move = self.network.movements[self.movement]
+        inbound = along_m < self.place.route.junction_m[0]
+        return self.network.layout.arms[move.from_arm if inbound else move.to_arm].lane_width_m
+
+    def lanes_to_kerb(self, along_m: float) -> int:
+        """Lanes between the ego's and the kerb."""
+        move = self.network.movements[self.movement]
+        if along_m < self.place.route.junction_m[0]:
+            return abs(kerb_lane(self.network, move.from_arm, inward=True) - move.from_lane)
+        return abs(kerb_lane(self.network, move.to_arm, inward=False) - move.to_lane)
+
+    def beside(self, along_m: float, to_kerb_m: float) -> Floats:
+        """(3,) pose beside the ego's path, on the side of the kerb if positive."""
+        pose = self.place.path[int(np.clip(along_m, 0, len(self.place.path) - 1))]
+        return np.array([*polyline.offset(pose[None], kerb_side(self.network) * to_kerb_m)[0], pose[2]])
+
+
+def draw_cast(kind: str, stage: Stage) -> Cast:
+    """The cast of a kind, and now and then somebody behind the ego."""
+    cast = _CASTS[kind](stage) if kind in _CASTS else Cast()
+    generator, place = stage.generator, stage.place
+    if kind != "tailgater" and generator.random() < 0.6:
+        gap = float(generator.uniform(1.2, 2.5)) * place.speed_mps + 5.0
+        behind = place.start_m - PACIFICA.rear_length - gap
+        if behind > 10.0:
+            follower = surroundings.driver_on(stage.network, stage.movement, behind, place.speed_mps, generator)
+            cast = cast._replace(drivers=(*cast.drivers, follower))
+    return cast
+
+
+def _leader(stage: Stage, headway_s: tuple[float, float], order: SlowDown | None) -> Driver:
+    gap = float(stage.generator.uniform(*headway_s)) * stage.place.speed_mps + 4.0
+    return surroundings.driver_on(
+        stage.network,
+        stage.movement,
+        stage.front_m + gap,
+        stage.place.speed_mps,
+        stage.generator,
+        slow_downs=() if order is None else (order,),
+    )
+
+
+def _lead_stop(stage: Stage) -> Cast:
+    begin = float(stage.generator.uniform(0.5, 8.0))
+    target = 0.0 if stage.generator.random() < 0.65 else 0.35 * stage.place.speed_mps
+    order = SlowDown(begin, begin + float(stage.generator.uniform(3.0, 5.0)), target)
+    return Cast(drivers=(_leader(stage, (1.2, 2.2), order),), focus=0)
+
+
+def _hard_brake(stage: Stage) -> Cast:
+    """Nothing in the approach tells when the leader brakes, or whether it does."""
+    if stage.generator.random() < _NOTHING_HAPPENS:
+        return Cast(drivers=(_leader(stage, (1.4, 2.0), None),))
+    begin = float(stage.generator.uniform(0.5, 10.0))
+    target = float(stage.generator.choice([0.0, 0.0, 0.25])) * stage.place.speed_mps
+    order = SlowDown(
+        begin, begin + float(stage.generator.uniform(2.0, 3.5)), target, float(stage.generator.uniform(4.5, 6.0))
+    )
+    return Cast(drivers=(_leader(stage, (1.4, 2.0), order),), focus=0)
+
+
+def _follow(stage: Stage) -> Cast:
+    drivers = []
+    position, speed = stage.front_m, stage.place.speed_mps * float(stage.generator.uniform(0.65, 0.9))
+    for _ in range(3):
+        position += float(stage.generator.uniform(1.1, 1.8)) * speed + 6.0
+        driver = surroundings.driver_on(
+            stage.network, stage.movement, position, speed, stage.generator, speed_mps_max=speed
+        )
+        drivers.append(replace(driver, style=replace(driver.style, impatience_mps2=np.inf)))
+        position += 5.0
+    return Cast(drivers=tuple(drivers))
+
+
+def _tailgater(stage: Stage) -> Cast:
+    """Faster than the ego and close behind it; half of the time somebody ahead slows down as well."""
+    place, generator = stage.place, stage.generator
+    gap = float(generator.uniform(12.0, 30.0))
+    behind = max(place.start_m - PACIFICA.rear_length - gap, 3.0)
+    driver = surroundings.driver_on(stage.network, stage.movement, behind, place.speed_mps + 3.0, generator)
+    style = replace(driver.style, headway_s=float(generator.uniform(0.45, 0.7)), braking_mps2=4.0, speed_factor=1.2)
+    faster = replace(driver, style=style, caps_mps=driver.caps_mps * 1.2, speed_mps=place.speed_mps + 2.0)
+    ahead = _lead_stop(stage).drivers if generator.random() < 0.5 else ()
+    return Cast(drivers=(faster, *ahead), focus=0)
+
+
+def _cut_in(stage: Stage) -> Cast:
+    """A vehicle ahead in the next lane changes into the ego's lane on the same stretch of road, then slows."""
+    network, place, generator = stage.network, stage.place, stage.generator
+    mine = network.movements[stage.movement]
+    beside = [
+        index
+        for index, move in enumerate(network.movements)
+        if (move.to_arm, move.from_arm) == (mine.to_arm, mine.from_arm) and abs(move.to_lane - mine.to_lane) == 1
+    ]
+    if not beside:
+        return Cast()
+    begin_s = float(generator.uniform(1.0, 7.0))
+    pace = place.speed_mps * float(generator.uniform(0.92, 1.0))
+    start = stage.front_m + float(generator.uniform(0.9, 1.4)) * place.speed_mps + 5.0
+    order = SlowDown(begin_s + 1.5, begin_s + 6.0, pace * float(generator.uniform(0.5, 0.85)))
+    driver = surroundings.driver_on(
+        network, int(generator.choice(beside)), start, pace, generator, slow_downs=(order,), speed_mps_max=pace
+    )
+    begin = driver.start_m + driver.speed_mps * (begin_s + WARM_UP_S)
+    goal = project(place.path, driver.path[int(min(begin, len(driver.path) - 1))], begin)
+    way = blended(driver.path, begin, place.path, goal, max(3.2 * driver.speed_mps, 18.0))
+    # until it leaves its lane the path is its own; arc lengths behind may be off by what the lanes differ
+    path = np.concatenate([driver.path[: int(begin)], way[int(goal) :]])
+    caps = np.minimum(np.interp(np.arange(len(path)), np.arange(len(place.caps_mps)), place.caps_mps), pace)
+    style = replace(driver.style, impatience_mps2=np.inf)
+    return Cast(drivers=(replace(driver, path=path, caps_mps=caps, style=style),), focus=0)
+
+
+def _red_light(stage: Stage) -> Cast:
+    if stage.generator.random() < 0.5:
+        return Cast()
+    positions = [
+        stage.place.route.junction_m[0] - 3.5 - 7.5 * rank for rank in range(int(stage.generator.integers(1, 3)))
+    ]
+    return Cast(
+        drivers=tuple(
+            surroundings.driver_on(stage.network, stage.movement, position, 0.0, stage.generator)
+            for position in positions
+            if position - stage.front_m > 25.0
+        )
+    )
+
+
+def _oncoming(stage: Stage) -> Cast:
+    """Somebody who wants to turn left across the ego's way, or comes straight on against the ego's left turn."""
+    moves, mine = stage.network.movements, stage.network.movements[stage.movement]
+    across = "right" if stage.network.layout.keeps_left else "left"
+    wanted = across if mine.turn == "straight" else "straight"
+    facing = [
+        index
+        for index, move in enumerate(moves)
+        if move.turn == wanted
+        and move.from_arm != mine.from_arm
+        and not np.isnan(stage.network.conflicts[stage.movement, index, 0])
+        and stage.network.layout.arms[move.from_arm].axis == stage.network.layout.arms[mine.from_arm].axis
+    ]
+    if not facing:
+        return Cast()
+    drivers, distance = [], float(stage.generator.uniform(15.0, 70.0))
+    for _ in range(int(stage.generator.integers(1, 3))):
+        index = int(stage.generator.choice(facing))
+        position = lane_paths(stage.network)[index].enter_m - distance
+        drivers.append(surroundings.driver_on(stage.network, index, position, 8.0, stage.generator))
+        distance += float(stage.generator.uniform(12.0, 45.0))
+    return Cast(drivers=tuple(drivers))
+
+
+def _jaywalker(stage: Stage) -> Cast:
+    """From the kerb beside the ego's direction, anywhere."""
+    event = stage.place.event_m
+    half = stage.lane_width_m(event) / 2
+    kerb = half + stage.lanes_to_kerb(event) * 2 * half + KERB_MARGIN_M
+    start, end = stage.beside(event, kerb), stage.beside(event, -(half + 3.5))
+    return _walks(stage, np.stack([start[:2], end[:2]]))
+
+
+def _occlusion(stage: Stage) -> Cast:
+    """From before a parked van, which hides whoever stands there until the first step onto the road."""
+    found = slots_beside(stage.network, stage.movement)
+    slot = int(found[np.argmin(np.abs(found[:, 1] - stage.place.event_m)), 0])
+    van = surroundings.parked_vehicle(stage.network.parking_slots[slot], stage.generator, tall=True)
+    where = stage.place.event_m + van.size_m[0] / 2 + float(stage.generator.uniform(0.7, 1.3))
+    half = stage.lane_width_m(where) / 2
+    start, end = stage.beside(where, half + KERB_MARGIN_M + 0.2), stage.beside(where, -(half + 3.5))
+    return _walks(stage, np.stack([start[:2], end[:2]]))._replace(parked=(van,))
+
+
+def _walks(stage: Stage, line: Floats) -> Cast:
+    goes = bool(stage.generator.random() > _NOTHING_HAPPENS)
+    walker = Walker(
+        line=line,
+        speed_mps=float(stage.generator.uniform(1.2, 2.2)),
+        margin_m=float(stage.generator.uniform(0.5, 12.0)),
+        earliest_s=-WARM_UP_S,
+        latest_s=14.0,
+        braking_mps2=2.7,
+        goes=goes,
+        jaywalks=True,
+    )
+    return Cast(walkers=(walker,), focus=0 if goes else -1)
+
+
+def _double_parked(stage: Stage) -> Cast:
+    """A vehicle stands partly in the lane; one goes around it when there is room beside."""
+    generator, event = stage.generator, stage.place.event_m
+    tall = bool(generator.random() < 0.4)
+    size = surroundings.parked_vehicle(np.zeros(3), generator, tall=tall).size_m
+    half = size[1] / 2
+    # as far into the lane as passing within the limit of a nudge allows
+    least = half + _EGO_HALF_M + PASSING_AIR_M + 0.05 - MOST_NUDGE_M
+    aside = least + float(generator.uniform(0.0, 0.55))
+    pose = stage.beside(event, aside) + np.array([0.0, 0.0, generator.normal(0.0, 0.02)])
+    slots = [slot for bay in stage.network.bays for slot in bay.slots if generator.random() < 0.7]
+    parked = [surroundings.parked_vehicle(slot, generator, tall=generator.random() < 0.2) for slot in slots]
+    return Cast(blocking=(Still("vehicle", pose, size),), parked=tuple(parked))
+
+
+def _construction(stage: Stage) -> Cast:
+    """Cones that taper into the lane and leave room to squeeze past; where a site closes the lane, that site."""
+    generator, event = stage.generator, stage.place.event_m
+    if site_before(stage.network, stage.movement) is not None:
+        return Cast()  # the work site of the layout is there in any case
+    half, length = stage.lane_width_m(event) / 2, float(generator.uniform(14.0, 32.0))
+    along = np.arange(0.0, length, 3.0)
+    reach = _EGO_HALF_M + PASSING_AIR_M + 0.1 - MOST_NUDGE_M + float(generator.uniform(0.0, 0.7))
+    share = np.clip(along / 9.0, 0.0, 1.0)
+    aside = (half + 0.2) * (1 - share) + (reach + 0.2) * share
+    items = surroundings.cones(np.stack([stage.beside(event + a, s) for a, s in zip(along, aside, strict=True)]))
+    inside = [stage.beside(event + a, reach + 1.5) for a in np.arange(12.0, length - 2.0, 6.0)]
+    return Cast(blocking=(*items, *(surroundings.works(pose, generator) for pose in inside)))
+
+
+def _merge(stage: Stage) -> Cast:
+    """Traffic on the lane that the ego has to get into, level with it, or somebody who has to get into the ego's."""
+    moves, mine = stage.network.movements, stage.network.movements[stage.movement]
+    others = [
+        index
+        for index, move in enumerate(moves)
+        if (move.to_arm, move.to_lane) == (mine.to_arm, mine.to_lane)
+        and (move.from_arm, move.from_lane) != (mine.from_arm, mine.from_lane)
+    ]
+    if not others:
+        return Cast()
+    generator, drivers = stage.generator, []
+    index = int(generator.choice(others))
+    to_line = stage.place.route.junction_m[0] - stage.place.start_m
+    distance = to_line + float(generator.uniform(-25.0, 15.0))
+    for _ in range(int(generator.integers(1, 4))):
+        position = lane_paths(stage.network)[index].enter_m - distance
+        if position > 5.0:
+            pace = stage.place.speed_mps * float(generator.uniform(0.9, 1.1))
+            drivers.append(surroundings.driver_on(stage.network, index, position, pace, generator))
+        distance += float(generator.uniform(1.6, 4.0)) * stage.place.speed_mps + 6.0
+    return Cast(drivers=tuple(drivers))
+
+
+def _circulating(stage: Stage) -> Cast:
+    """Others who are about to enter the roundabout, and may be in the ego's way there."""
+    generator, drivers = stage.generator, []
+    arm = stage.network.movements[stage.movement].from_arm
+    others = [
+        index
+        for index, move in enumerate(stage.network.movements)
+        if move.from_arm != arm and not np.isnan(stage.network.conflicts[stage.movement, index, 0])
+    ]
+    for _ in range(int(generator.integers(1, 5))):
+        index = int(generator.choice(others))
+        position = lane_paths(stage.network)[index].enter_m - float(generator.uniform(5.0, 60.0))
+        driver = surroundings.driver_on(stage.network, index, position, 6.0, generator)
+        if not any(surroundings.too_close(driver, other) for other in drivers):
+            drivers.append(driver)
+    return Cast(drivers=tuple(drivers))
+
+
+def _cyclist(stage: Stage) -> Cast:
+    """Somebody ahead cycles; the ego meets them about where the event is."""
+    rider = surroundings.cyclist_on(stage.network, stage.movement, stage.place.event_m, stage.generator)
+    lead = (stage.place.event_m - stage.front_m) / max(stage.place.speed_mps, 3.0)
+    start = stage.place.event_m - rider.speed_mps * lead
+    return Cast(drivers=(replace(rider, start_m=max(start, stage.front_m + 12.0)),), focus=0)
+
+
+_CASTS: Final[dict[str, Callable[[Stage], Cast]]] = {
+    "lead_stop": _lead_stop,
+    "hard_brake": _hard_brake,
+    "follow": _follow,
+    "tailgater": _tailgater,
+    "cut_in": _cut_in,
+    "red_light": _red_light,
+    "green_light": _oncoming,
+    "turn_left": _oncoming,
+    "jaywalker": _jaywalker,
+    "occlusion": _occlusion,
+    "double_parked": _double_parked,
+    "construction": _construction,
+    "cyclist": _cyclist,
+    "merge": _merge,
+    "lane_drop": _merge,
+    "roundabout": _circulating,
+    "stop_sign": _circulating,
+}
