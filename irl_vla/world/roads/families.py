@@ -151,7 +151,10 @@ def _ramp(upstream: Arm, vertex: int, generator: np.random.Generator) -> Arm:
         curvature[begin : begin + round(radius * sweep / STEP_M)] = 1 / radius
     limit = float(generator.choice(_STREET_LIMITS_MPS[2:]))
     road = _Road(lanes_in=1, lanes_out=0, lane_width_m=upstream.lane_width_m, median_m=0.0, speed_limit_mps=limit)
-    return _plain_arm(polyline.integrate(gore, _eased(curvature, 14.0), STEP_M), road, 1)
+    curvature = _eased(curvature, 14.0)
+    beside = np.diff(upstream.line[vertex : vertex + _RAMP_APART, 2]) / STEP_M  # bends with the main road, and away
+    curvature[: len(beside)] += beside
+    return _plain_arm(polyline.integrate(gore, curvature, STEP_M), road, 1)
 
 
 def _bearings(family: str, spread_rad: float, generator: np.random.Generator) -> tuple[list[float], list[int]]:
