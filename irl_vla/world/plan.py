@@ -115,8 +115,9 @@ def log_plans(config: WorldConfig, seed: int) -> list[LogPlan]:
         if missing:
             _log.info("world.%s: %d layouts cannot show %s", split, len(layouts), ", ".join(missing))
         weights = {kind: weight for kind, weight in config.weights.model_dump().items() if fitting[kind]}
-        for kind, count in kind_counts(_size(config, split).logs, weights).items():
-            for _ in range(count):
+        counts = kind_counts(_size(config, split).logs, weights)
+        for kind in sorted(counts, key=lambda name: len(fitting[name])):  # those with least choice first
+            for _ in range(counts[kind]):
                 index = min(fitting[kind], key=lambda item: (used[item], item))
                 logs.append(LogPlan(layouts[index], kind, used[index]))
                 used[index] += 1

@@ -30,6 +30,7 @@ _FAST_ARM_S: Final = 24.0  # fast arms last this long at the limit
 _CLEARANCE_M: Final = 12.0
 #: Radius that the inner edge of a road with a parking strip and a pavement still needs, beyond its half width.
 _BEND_ROOM_M: Final = 7.5
+_SHARP_M: Final = 60.0
 _MOST_TURN_RAD: Final = 1.9
 _RAMP_LENGTH_M: Final = 320.0
 _RAMP_APART: Final = 60  # vertices after which a ramp has left the main road
@@ -81,7 +82,9 @@ def _crossing(family: str, centre: Floats, index: int, generator: np.random.Gene
     roads = [_street_road(count, generator) for count in lanes]
     setback = max(road.half_width_m for road in roads) + generator.uniform(9.0, 15.5)
     starts = [_arm_start(centre, bearing, setback) for bearing in bearings]
-    return _settled_arms([(start, roads[axis], axis) for start, axis in zip(starts, axes, strict=True)], generator)
+    arms = _settled_arms([(start, roads[axis], axis) for start, axis in zip(starts, axes, strict=True)], generator)
+    # whatever was drawn, cars are parked beside one way along the major road
+    return (replace(arms[0], parking=(arms[0].parking[0], True)), *arms[1:])
 
 
 def _roundabout(family: str, centre: Floats, generator: np.random.Generator) -> tuple[tuple[Arm, ...], Ring]:
@@ -111,7 +114,7 @@ def _street(family: str, centre: Floats, index: int, generator: np.random.Genera
     setback = float(generator.uniform(14.0, 20.0)) * (2.0 if fast else 1.0) if family == "lane_drop" else 1.0
     starts = [_arm_start(centre, turn, setback), _arm_start(centre, turn + np.pi, setback)]
     places = [(start, one, 0) for start, one in zip(starts, roads, strict=True)]
-    arms = _settled_arms(places, generator, winding=family == "bend")
+    arms = _settled_arms(places, generator, winding=family in ("bend", "pickup"))
     if family == "works":
         return tuple(_with_closure(arm, generator) for arm in arms)
     if family == "pickup":
@@ -130,9 +133,10 @@ def _merge(centre: Floats, index: int, generator: np.random.Generator) -> tuple[
         upstream = _draw_arm((_arm_start(centre, turn, setback), road, 0), bend_scale, generator)
         downstream = _draw_arm((_arm_start(centre, turn + np.pi, setback), road, 0), bend_scale, generator)
         ramp = _ramp(upstream, round(auxiliary / STEP_M) + 1, generator)
-        gaps = shapely.distance(shapely.points(ramp.line[:, :2]), shapely.LineString(upstream.line[:, :2]))
         # once apart, ramp and main road stay apart
-        if _apart((upstream, downstream)) and gaps[_RAMP_APART:].min() > upstream.half_width_m + _CLEARANCE_M:
+        far, main = ramp.line[_RAMP_APART:, :2], upstream.line[:, :2]
+        gap = float(shapely.distance(shapely.LineString(far), shapely.LineString(main)))
+        if _apart((upstream, downstream)) and gap > upstream.half_width_m + _CLEARANCE_M:
             break
     return replace(upstream, auxiliary_m=auxiliary), downstream, ramp
 
@@ -216,8 +220,10 @@ def _draw_arm(
     curvature = np.zeros(round(length / STEP_M))
     begin = generator.uniform(45.0, 70.0)
     side = generator.choice([-1.0, 1.0])
-    for _ in range(int(generator.choice([1, 2, 3] if winding else [0, 1, 2], p=[0.2, 0.4, 0.4]))):
+    for bend in range(int(generator.choice([1, 2, 3] if winding else [0, 1, 2], p=[0.2, 0.4, 0.4]))):
         radius, sweep = _bend(road, generator)
+        if winding and bend == 0:  # one at least that nobody drives around at the limit
+            radius, sweep = min(radius, _SHARP_M), max(sweep, 0.6)
         sweep *= bend_scale
         arc = slice(round(begin / STEP_M), round((begin + radius * sweep) / STEP_M))
         curvature[arc] = side / radius

@@ -1,6 +1,7 @@
 """A generated data set is deterministic, resumable, readable, and split by road layout."""
 
 import hashlib
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from irl_vla.scene import CITIES
 from irl_vla.world import generate as module
 from irl_vla.world.config import ScenarioWeights, SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
-from irl_vla.world.plan import kind_counts, layout_plans, log_plans
+from irl_vla.world.plan import EVERY_ROAD, LEAST_SHARE, SPLITS, kind_counts, layout_plans, log_plans
 from irl_vla.world.scenarios import KINDS
 from irl_vla.world.sensor_config import LidarConfig
 
@@ -136,19 +137,39 @@ def test_every_kind_has_its_share(logs):
     weights = ScenarioWeights(cruise=50.0).model_dump()
     counts = kind_counts(logs, weights)
     assert sum(counts.values()) == logs
-    assert min(counts.values()) >= 0.03 * logs
+    assert min(counts.values()) >= min(math.ceil(LEAST_SHARE * logs), logs // len(KINDS)) >= 1
     assert counts["cruise"] == max(counts.values())
 
 
+def test_kinds_without_a_weight_are_left_out():
+    assert kind_counts(10, {"cruise": 1.0, "merge": 3.0}) == {"cruise": 3, "merge": 7}
+
+
+def test_few_layouts_leave_out_what_they_cannot_show():
+    split = SplitSizeConfig(logs=25, layouts=2)  # a signalled crossing and a priority road
+    plans = log_plans(WorldConfig(train=split, val=split, test=split), 0)
+    assert len(plans) == 75
+    kinds = {plan.kind for plan in plans}
+    assert {"cruise", "red_light", "turn_left", "crossing", "parked"} <= kinds
+    assert not {"merge", "roundabout", "lane_drop", "stop_sign"} & kinds
+
+
+def test_a_split_of_eight_layouts_shows_every_kind():
+    split = SplitSizeConfig(logs=48, layouts=EVERY_ROAD)
+    plans = log_plans(WorldConfig(train=split, val=split, test=split), 3)
+    for name in SPLITS:
+        assert {plan.kind for plan in plans if plan.layout.split == name} == set(KINDS)
+
+
 def test_log_names_are_unique_and_layouts_evenly_used():
-    config = WorldConfig(test=SplitSizeConfig(logs=60, layouts=5), train=TINY, val=TINY)
+    config = WorldConfig(test=SplitSizeConfig(logs=96, layouts=16), train=TINY, val=TINY)
     plans = log_plans(config, 0)
     names = [plan.log_name(28) for plan in plans]
     assert len(set(names)) == len(names)
     assert {plan.kind for plan in plans if plan.layout.split == "test"} == set(KINDS)
     used = Counter(plan.layout.name for plan in plans if plan.layout.split == "test")
-    assert len(used) == 5
-    assert max(used.values()) <= 2 * min(used.values())
+    assert len(used) == 16
+    assert max(used.values()) <= 2 * 96 / 16  # roads for one kind only get fewer
 
 
 def test_sensors_are_written_where_frames_point(tmp_path):
