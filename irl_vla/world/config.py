@@ -15,7 +15,7 @@ class SplitSizeConfig(Config):
 
     Attributes:
         logs: drives; they are spread evenly over the layouts.
-        layouts: road layouts. The first two of a split support every scenario kind between them.
+        layouts: road layouts. Eight hold every kind of road; scenarios that fewer cannot show are left out.
     """
 
     logs: int = Field(gt=0)
