@@ -250,7 +250,7 @@ def _double_parked(stage: Stage) -> Cast:
     half = size[1] / 2
     # as far into the lane as passing within the limit of a nudge allows
     least = half + _EGO_HALF_M + PASSING_AIR_M + 0.05 - MOST_NUDGE_M
-    aside = least + float(generator.uniform(0.0, 0.55))
+    aside = least + float(generator.uniform(0.0, 0.45))
     pose = stage.beside(event, aside) + np.array([0.0, 0.0, generator.normal(0.0, 0.02)])
     slots = [slot for bay in stage.network.bays for slot in bay.slots if generator.random() < 0.7]
     parked = [surroundings.parked_vehicle(slot, generator, tall=generator.random() < 0.2) for slot in slots]
@@ -264,7 +264,7 @@ def _construction(stage: Stage) -> Cast:
         return Cast()  # the work site of the layout is there in any case
     half, length = stage.lane_width_m(event) / 2, float(generator.uniform(14.0, 32.0))
     along = np.arange(0.0, length, 3.0)
-    reach = _EGO_HALF_M + PASSING_AIR_M + 0.1 - MOST_NUDGE_M + float(generator.uniform(0.0, 0.7))
+    reach = _EGO_HALF_M + PASSING_AIR_M + 0.1 - MOST_NUDGE_M + float(generator.uniform(0.0, 0.5))
     share = np.clip(along / 9.0, 0.0, 1.0)
     aside = (half + 0.2) * (1 - share) + (reach + 0.2) * share
     items = surroundings.cones(np.stack([stage.beside(event + a, s) for a, s in zip(along, aside, strict=True)]))
@@ -298,7 +298,8 @@ def _merge(stage: Stage) -> Cast:
 
 def _circulating(stage: Stage) -> Cast:
     """Others who are about to enter the roundabout, and may be in the ego's way there."""
-    generator, drivers = stage.generator, []
+    generator = stage.generator
+    drivers: list[Driver] = []
     arm = stage.network.movements[stage.movement].from_arm
     others = [
         index

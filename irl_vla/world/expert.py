@@ -15,6 +15,7 @@ _STEP_S: Final = 0.1
 _HARDEST_MPS2: Final = -3.4
 _JERK_UP_MPS3: Final = 2.2
 _JERK_DOWN_MPS3: Final = 3.2
+_JERK_HARD_MPS3: Final = 3.9
 _STEERING_RATE_RADPS: Final = 0.4
 _TRACKING_LENGTH_M: Final = 6.0  # a lateral error is gone after a few of these
 _PREVIEW_S: Final = 0.3
@@ -102,13 +103,14 @@ def scripted(poses: Floats, path: Floats, start: ExpertState, step_s: float) -> 
     for pose, speed, acceleration, bend in zip(poses, speeds, accelerations, curvature, strict=True):
         along = project(path, pose, along, 15.0)
         steering = float(steering_for(bend))
-        states.append(ExpertState(*map(float, pose), float(speed), float(acceleration), steering, along, 0.0))
+        x, y, heading = (float(value) for value in pose)
+        states.append(ExpertState(x, y, heading, float(speed), float(acceleration), steering, along, 0.0))
     return states
 
 
 def _eased(now: float, wanted: float) -> float:
     wanted = max(wanted, _HARDEST_MPS2)
-    down = 2 * _JERK_DOWN_MPS3 if wanted < -3.0 else _JERK_DOWN_MPS3
+    down = _JERK_HARD_MPS3 if wanted < -3.0 else _JERK_DOWN_MPS3
     # easing off the brake may be quicker than pressing the pedal, or stops would overshoot
     up = _JERK_DOWN_MPS3 if now < -0.2 else _JERK_UP_MPS3
     return float(np.clip(wanted, now - down * _STEP_S, now + up * _STEP_S))

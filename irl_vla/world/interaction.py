@@ -25,7 +25,7 @@ _COMFORT_STOP_MPS2: Final = 2.6
 _HARDEST_STOP_MPS2: Final = 4.0
 _BEFORE_S: Final = 1.6  # pass in front of others only with this much time to spare
 _BEHIND_S: Final = 0.6
-_AHEAD_S: Final = 3.5  # who is this much earlier goes before somebody who is already in the junction
+_AHEAD_S: Final = 2.5  # who is this much earlier goes before somebody who is already in the junction
 
 
 def compiled(function: _Function) -> _Function:
@@ -72,10 +72,10 @@ class Neighbours(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """A vehicle that wants to drive along a path: its centre, its speed from now on, for how long, and its half box."""
+    """A vehicle on a path of ``size`` poses: its centre, its speed from now on, for how long, and its half box."""
 
     path: Floats
-    count: int
+    size: int
     along: float
     speed: float
     horizon_s: float
@@ -172,8 +172,8 @@ def find_leaders(drivers: PathDrivers, obstacles: Obstacles, reach: float) -> tu
 def lane_neighbours(place: Passage, obstacles: Obstacles, own: int) -> Neighbours:
     """Who is before, behind and beside a vehicle of index ``own`` if it were on the path of ``place``."""
     first = max(int(place.along - SIGHT_M), 0)
-    last = min(int(place.along + SIGHT_M), place.count - 1)
-    x, y = place.path[min(int(place.along), place.count - 1), :2]
+    last = min(int(place.along + SIGHT_M), place.size - 1)
+    x, y = place.path[min(int(place.along), place.size - 1), :2]
     ahead, behind = -1, -1
     ahead_gap, behind_gap = 1e6, 1e6
     ahead_speed, behind_speed = 0.0, 0.0
@@ -204,7 +204,7 @@ def lane_neighbours(place: Passage, obstacles: Obstacles, own: int) -> Neighbour
 @compiled
 def is_free(passage: Passage, movers: Movers, own: int) -> bool:
     """True if nobody who keeps path and speed comes near a passage, but for those who follow or lead there."""
-    start = passage.path[min(int(passage.along), passage.count - 1)]
+    start = passage.path[min(int(passage.along), passage.size - 1)]
     for j in range(len(movers.along)):
         if j == own or not movers.present[j]:
             continue
@@ -222,7 +222,7 @@ def is_free(passage: Passage, movers: Movers, own: int) -> bool:
         steps = int(passage.horizon_s / 0.4) + 1
         for step in range(steps):
             time = 0.4 * step
-            mine = min(int(passage.along + passage.speed * time), passage.count - 1)
+            mine = min(int(passage.along + passage.speed * time), passage.size - 1)
             its = min(max(int(movers.along[j] + movers.speeds[j] * time), 0), movers.counts[j] - 1)
             heading = passage.path[mine, 2]
             dx = movers.paths[j, its, 0] - passage.path[mine, 0]
@@ -320,9 +320,9 @@ def _in_the_way(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) 
     leave = _travel_time(to_line[i] + mine[1] + lengths[i], speeds[i], turn_speeds[i])
     its_arrival = _travel_time(to_line[j] + its[0], speeds[j], turn_speeds[j])
     if rules.merging[m, n] and inside:  # follow into the lane
-        return bool(arrive < its_arrival + 1.5 and its_arrival < arrive + _AHEAD_S)
+        return bool(arrive < its_arrival + 1.2 and its_arrival < arrive + _AHEAD_S)
     if rules.merging[m, n]:
-        return bool(leave + 1.5 > its_arrival and arrive < its_arrival + 2.0)
+        return bool(min(leave, arrive + 2.0) + 1.5 > its_arrival and arrive < its_arrival + 2.0)
     its_leave = (to_line[j] + its[1] + lengths[j]) / max(speeds[j], 3.0)
     return bool(arrive < its_leave + _BEHIND_S and (inside or leave + _BEFORE_S > its_arrival))
 

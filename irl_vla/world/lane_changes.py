@@ -11,7 +11,7 @@ import numpy as np
 
 from irl_vla.driving.idm import IdmParameters, idm_acceleration
 from irl_vla.geometry import Floats
-from irl_vla.world.drivers import EGO, Scenario
+from irl_vla.world.drivers import EGO, DriverStyle, Scenario
 from irl_vla.world.interaction import Bools, Movers, Neighbours, Obstacles, Passage, is_free, lane_neighbours
 from irl_vla.world.tracks import (
     MOST_NUDGE_M,
@@ -34,6 +34,7 @@ RAMP: Final = 2
 HOLD_M: Final = 9.0
 
 _SAFE_MPS2: Final = -2.4  # a change may make nobody brake harder
+_SAFE_FOR_EGO_MPS2: Final = -1.6
 _LEAST_GAP_M: Final = 3.0
 _BETWEEN_CHANGES_S: Final = 6.0
 _CLEAR_OF_JUNCTION_M: Final = 45.0
@@ -160,7 +161,7 @@ def _around(scenario: Scenario, tracks: Tracks, now: Situation, index: int, deto
     length = min(max(2.4 * speed, 12.0), room + half - 1.0)
     full = detour.from_m - 2.0 - 0.4 * half
     back = detour.to_m + half + 0.5
-    way = nudged(path, offset, full - length, full, back, back + max(2.4 * speed, 14.0))
+    way = nudged(path, offset, (full - length, full), (back, back + max(2.4 * speed, 14.0)))
     pace = max(speed, _CREEP_MPS)
     passage = Passage(way, len(way), along, pace, (back + 4.0 - along) / pace, half, now.widths[index] / 2)
     if not is_free(passage, _movers(tracks, now), index):
@@ -193,7 +194,12 @@ def _past_cyclist(scenario: Scenario, tracks: Tracks, now: Situation, index: int
     junction = (tracks.enters[index] - 25.0, tracks.enters[index] + 40.0)
     if blocked or (along < junction[1] and back + 20.0 > junction[0]):
         return None
-    way = nudged(path, offset, max(full - max(2.6 * speed, 12.0), along), full, back, back + max(2.4 * pace, 14.0))
+    way = nudged(
+        path,
+        offset,
+        (max(full - max(2.6 * speed, 12.0), along), full),
+        (back, back + max(2.4 * pace, 14.0)),
+    )
     if not is_free(
         Passage(way, len(way), along, pace, level_s + 1.5, half, now.widths[index] / 2), _movers(tracks, now), index
     ):
@@ -234,7 +240,7 @@ def _into_next_lane(
         along = project(lane.path, here)
         room = min(lane.enter_m - along, len(lane.path) - along) if along < lane.enter_m else len(lane.path) - along
         length = min(max(3.2 * speed, 18.0), room_m - now.along[index] - now.lengths[index] / 2 - 2.0)
-        if length < 9.0 or length + 10.0 > room or not _is_worth_it(scenario, tracks, now, index, lane, along, forced):
+        if length < 9.0 or length + 10.0 > room or not _is_worth_it(scenario, now, index, (lane, along), forced=forced):
             continue
         path = blended(tracks.paths[index, : tracks.counts[index]], float(now.along[index]), lane.path, along, length)
         return Change(index, row_of(driver, lane, path, other), to_lane=True)
@@ -242,38 +248,42 @@ def _into_next_lane(
 
 
 def _is_worth_it(
-    scenario: Scenario, tracks: Tracks, now: Situation, index: int, lane: LanePaths, along: float, forced: bool
+    scenario: Scenario, now: Situation, index: int, target: tuple[LanePaths, float], *, forced: bool
 ) -> bool:
-    """MOBIL's two criteria, safety and incentive."""
+    """MOBIL's two criteria at an arc length of another lane: safety, and unless ``forced`` incentive."""
+    lane, along = target
     style, speed, half = scenario.drivers[index].style, float(now.speeds[index]), now.lengths[index] / 2
     place = Passage(lane.path, len(lane.path), along, speed, 0.0, half, now.widths[index] / 2)
     there = lane_neighbours(place, now.obstacles, index)
     if there.beside or there.ahead_gap < _LEAST_GAP_M or there.behind_gap < _LEAST_GAP_M:
         return False
-    mine = float(_following(scenario, index, speed, there.ahead_gap, there.ahead_speed, lane.limits_mps[int(along)]))
-    loss = _loss_behind(scenario, now, there, speed, lane.limits_mps[int(along)])
+    limit = float(lane.limits_mps[int(along)])
+    mine = _following(style, (speed, limit), there.ahead_gap, there.ahead_speed)
+    loss = _loss_behind(scenario, now, there, (speed, limit))
     if mine < _SAFE_MPS2 or loss is None:
         return False
     gain = mine - float(now.accelerations[index]) - style.politeness * loss
     return forced or gain > style.impatience_mps2
 
 
-def _loss_behind(scenario: Scenario, now: Situation, there: Neighbours, speed: float, limit_mps: float) -> float | None:
-    """What a change costs the new follower in m/s2; None if it would not be safe."""
+def _loss_behind(scenario: Scenario, now: Situation, there: Neighbours, pace: tuple[float, float]) -> float | None:
+    """What a change at a speed, under a limit, costs the new follower in m/s2; None if it would not be safe."""
     if there.behind < 0 or there.behind >= len(scenario.drivers):
         return 0.0
-    pace = float(now.speeds[there.behind])
-    after = float(_following(scenario, there.behind, pace, there.behind_gap, speed, limit_mps))
-    if after < _SAFE_MPS2 or (there.behind == EGO and after < -1.6):
+    speed, limit = pace
+    style = scenario.drivers[there.behind].style
+    after = _following(style, (float(now.speeds[there.behind]), limit), there.behind_gap, speed)
+    if after < (_SAFE_FOR_EGO_MPS2 if there.behind == EGO else _SAFE_MPS2):
         return None
     return max(float(now.accelerations[there.behind]) - after, 0.0)
 
 
-def _following(scenario: Scenario, index: int, speed: float, gap: float, lead_speed: float, limit_mps: float) -> Floats:
-    style = scenario.drivers[index].style
-    target = max(limit_mps * style.speed_factor, speed, 0.1)
+def _following(style: DriverStyle, pace: tuple[float, float], gap: float, lead_speed: float) -> float:
+    """Acceleration of somebody with a speed, under a limit, behind a leader."""
+    speed, limit = pace
+    target = max(limit * style.speed_factor, speed, 0.1)
     params = IdmParameters(target, style.gap_m, style.headway_s, style.acceleration_mps2, style.braking_mps2)
-    return idm_acceleration(speed, gap, lead_speed, params)
+    return float(idm_acceleration(speed, gap, lead_speed, params))
 
 
 def _movers(tracks: Tracks, now: Situation) -> Movers:

@@ -117,7 +117,8 @@ def draw_place(network: Network, kind: str, route: Route, style: DriverStyle, ge
         start = enter - to_line - PACIFICA.front_length
     elif kind in EVENTS:
         event = _event(network, kind, route.movement, generator)
-        start = event - max(generator.uniform(2.5, 7.0) * float(caps[int(event)]), _LEAST_LEAD_M)
+        lead_s = generator.uniform(2.0, 5.5) + (3.0 if site_before(network, route.movement) is not None else 0.0)
+        start = event - max(lead_s * float(caps[int(event)]), _LEAST_LEAD_M)
     elif kind == "pedestrian" and out.crosswalk_m is not None and into.crosswalk_m is not None:
         crosswalk = leave + out.crosswalk_m if generator.random() < 0.5 else enter - into.crosswalk_m
         start = crosswalk - generator.uniform(40.0, 70.0)
@@ -139,11 +140,11 @@ def ego_style(generator: np.random.Generator) -> DriverStyle:
     """How the ego drives: no two drives alike, all of them careful."""
     return DriverStyle(
         speed_factor=float(generator.uniform(0.93, 1.02)),
-        headway_s=float(generator.uniform(1.2, 1.7)),
+        headway_s=float(generator.uniform(1.3, 1.8)),
         gap_m=float(generator.uniform(2.0, 3.0)),
         acceleration_mps2=float(generator.uniform(1.5, 2.0)),
         braking_mps2=float(generator.uniform(2.0, 2.6)),
-        lateral_mps2=float(generator.uniform(1.5, 2.3)),
+        lateral_mps2=float(generator.uniform(1.9, 2.9)),
     )
 
 

@@ -7,7 +7,7 @@ brakes, often to a standstill, and drives on · ``hard_brake`` the leader brakes
 ``tailgater`` somebody comes from behind and stays close · ``cut_in`` somebody changes into the ego's lane ·
 ``red_light`` a signal that is red or turns red · ``green_light`` one that is green, with oncoming left-turners ·
 ``turn_left``, ``turn_right`` at a junction · ``crossing`` from the minor road across or into the major one ·
-``stop_sign`` one where everybody has to stop first, or all arms have · ``roundabout`` giving way to who is in the ring ·
+``stop_sign`` a junction where the ego has to stop first · ``roundabout`` giving way to who is in the ring ·
 ``merge`` from a ramp into the main road, or past a ramp · ``lane_drop`` two lanes become one ·
 ``pedestrian`` at a mid-block crosswalk · ``jaywalker`` somebody crosses elsewhere, or only stands at the kerb ·
 ``occlusion`` the same from behind a parked van · ``parked`` along a row of parked cars · ``double_parked`` a vehicle
@@ -124,7 +124,7 @@ def _shows(network: Network, index: int, kind: str) -> bool:
         "cyclist": street and event and at_kerb and not network.sites,
         "construction": site_before(network, index) is not None or (street and event and at_kerb and not network.sites),
     }
-    return places.get(kind, not network.sites or kind == "cruise")
+    return places.get(kind, site_before(network, index) is None)
 
 
 def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -> Scenario:

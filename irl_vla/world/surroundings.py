@@ -16,6 +16,7 @@ from irl_vla.world.tracks import LanePaths, lane_paths
 
 _NEAR_M: Final = 140.0  # traffic is put this close to where the ego may drive
 _EGO_DRIVE_S: Final = 14.0
+_CLEAR_OF_SITE_M: Final = 9.0
 _CAR: Final = (4.7, 1.9, 1.6)
 _TRUCK: Final = (8.2, 2.4, 3.1)
 _PEDESTRIAN: Final = (0.6, 0.6, 1.75)
@@ -96,6 +97,8 @@ def draw_traffic(
     ahead = ego.start_m + np.arange(0.0, _EGO_DRIVE_S * ego.speed_mps + 1.0, 20.0)
     drive = ego.path[np.clip(ahead.astype(int), 0, len(ego.path) - 1), :2]
     placed: list[Driver] = []
+    closed = [place for site in network.sites for name, place, _ in site.things if name != "czone_sign"]
+    on_site = np.array([pose[:2] for pose in closed]).reshape(-1, 2)
     for movements, first, last, is_outer in _stretches(network, lane_paths(network)):
         position = first + float(generator.exponential(60.0 / per_100_m))
         while position < last:
@@ -107,6 +110,7 @@ def draw_traffic(
             driver = _settled(driver, network, signal)
             here = driver.path[int(min(position, len(driver.path) - 1)), :2]
             near = np.linalg.norm(drive - here, axis=1).min() < _NEAR_M
+            near &= not np.any(np.linalg.norm(on_site - here, axis=1) < _CLEAR_OF_SITE_M)
             if near and not any(too_close(driver, other) for other in (*cast, *placed)):
                 placed.append(driver)
             position += 8.0 + driver.speed_mps * 1.2 + float(generator.exponential(100.0 / per_100_m))

@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 #: Sideways air that drivers leave to what they go around, on top of half their width.
 PASSING_AIR_M: Final = 0.6
 #: Who has to go further aside than this changes lanes, or waits.
-MOST_NUDGE_M: Final = 1.7
+MOST_NUDGE_M: Final = 1.5
 _IN_THE_WAY_M: Final = 0.4  # what is closer than this to a vehicle's side has to be gone around
 _SAME_OBSTACLE_M: Final = 14.0
 _PASSING_SPEED_MPS: Final = 8.0
@@ -134,7 +134,7 @@ def project(path: Floats, xy: Floats, near_m: float | None = None, reach_m: floa
 
 
 def blended(path: Floats, along_m: float, goal: Floats, goal_along_m: float, length_m: float) -> Floats:
-    """A path that leaves ``path`` at ``along_m`` and is on ``goal`` after ``length_m``; its arc lengths are the goal's."""
+    """A path that leaves ``path`` at ``along_m`` and is on ``goal`` ``length_m`` later, with the goal's arc lengths."""
     first = int(np.floor(goal_along_m))
     here = np.arange(first, min(first + int(np.ceil(length_m)) + 1, len(goal)))
     share = np.clip((here - goal_along_m) / length_m, 0.0, 1.0)
@@ -151,8 +151,9 @@ def blended(path: Floats, along_m: float, goal: Floats, goal_along_m: float, len
     return _with_headings(result, max(first - 12, 0), int(here[-1]) + 2)
 
 
-def nudged(path: Floats, offset_m: float, begin_m: float, full_m: float, back_m: float, end_m: float) -> Floats:
-    """A path that moves aside (left positive) from ``begin_m`` to ``full_m``, and back from ``back_m`` to ``end_m``."""
+def nudged(path: Floats, offset_m: float, out: tuple[float, float], back: tuple[float, float]) -> Floats:
+    """A path that moves aside (left positive) over the stretch ``out``, and comes back over the stretch ``back``."""
+    (begin_m, full_m), (back_m, end_m) = out, back
     along = np.arange(len(path), dtype=np.float64)
     shift = _smooth(np.clip((along - begin_m) / (full_m - begin_m), 0.0, 1.0))
     shift *= 1 - _smooth(np.clip((along - back_m) / (end_m - back_m), 0.0, 1.0))
@@ -162,7 +163,7 @@ def nudged(path: Floats, offset_m: float, begin_m: float, full_m: float, back_m:
 
 
 def bent_caps(path: Floats, caps_mps: Floats, style: DriverStyle, slow: tuple[float, float] | None = None) -> Floats:
-    """Speeds for a path that replaces another one, no faster than ``caps_mps`` (V,); slower over the stretch ``slow``."""
+    """Speeds on a path that replaces one with ``caps_mps`` (V,), never faster; slow over the stretch ``slow``."""
     limits = caps_mps.copy()
     if slow is not None:
         limits[max(int(slow[0]), 0) : int(slow[1]) + 1] = np.minimum(
@@ -192,19 +193,19 @@ def detours_on(path: Floats, half_width_m: float, blocking: Sequence[Still]) -> 
             Detour(float(along.min()), float(along.max()), float(aside.max()) + room, float(aside.min()) - room)
         )
     joined: list[Detour] = []
-    for item in sorted(found):
-        if joined and item.from_m - joined[-1].to_m < _SAME_OBSTACLE_M:
+    for detour in sorted(found):
+        if joined and detour.from_m - joined[-1].to_m < _SAME_OBSTACLE_M:
             last = joined.pop()
             joined.append(
                 Detour(
                     last.from_m,
-                    max(last.to_m, item.to_m),
-                    max(last.left_m, item.left_m),
-                    min(last.right_m, item.right_m),
+                    max(last.to_m, detour.to_m),
+                    max(last.left_m, detour.left_m),
+                    min(last.right_m, detour.right_m),
                 )
             )
         else:
-            joined.append(item)
+            joined.append(detour)
     return tuple(joined)
 
 
@@ -215,7 +216,11 @@ def crossing(path: Floats, walker: Walker) -> tuple[float, float]:
     along = (path[:, :2] - start) @ span / length
     side = (path[:, 1] - start[1]) * span[0] - (path[:, 0] - start[0]) * span[1]
     hits = np.flatnonzero((side[:-1] * side[1:] <= 0) & (along[:-1] > 0) & (along[:-1] < length))
-    return (float(hits[0]), float(along[hits[0]])) if len(hits) else (np.nan, np.nan)
+    if not len(hits):
+        return np.nan, np.nan
+    first = int(hits[0])
+    share = float(side[first] / (side[first] - side[first + 1])) if side[first] != side[first + 1] else 0.0
+    return first + share, float(along[first] + share * (along[first + 1] - along[first]))
 
 
 def row_of(driver: Driver, lane: LanePaths, path: Floats, movement: int) -> Row:

@@ -28,11 +28,9 @@ from irl_vla.world.interaction import (
     must_wait,
 )
 from irl_vla.world.lane_changes import Situation, hold_gaps, reconsider
-from irl_vla.world.roads import polyline
 from irl_vla.world.tracks import Tracks, make_tracks, project
-from irl_vla.world.walkers import WALKER_SIZE_M, walk, walker_poses, yield_gaps
+from irl_vla.world.walkers import STEP_S, WALKER_SIZE_M, stroller_poses, walk, walker_poses, yield_gaps
 
-STEP_S: Final = 0.1
 RECORD_EVERY: Final = 5
 
 _GONE_M: Final = 1e6  # where vehicles that left are put, further than anybody sees
@@ -159,8 +157,8 @@ def continue_from(
         )
     if not 0 <= index < len(moments) or (not reactive and index + count > len(moments)):
         raise SceneError(
-            f"a {scenario.kind!r} drive of {len(moments)} moments: expected {count} of them from number {index} on, which "
-            "the record does not have; continue from an earlier one, or let the others react"
+            f"a {scenario.kind!r} drive of {len(moments)} moments: expected {count} of them from number {index} on, "
+            "which the record does not have; continue from an earlier one, or let the others react"
         )
     egos = expert.scripted(ego_poses, moments[index].ego_path, moments[index].ego, STEP_S)
     if not reactive:
@@ -260,8 +258,9 @@ def _step(
             state = replace(state, ego=replace(state.ego, along_m=float(ego_along)))
     state = replace(state, tracks=tracks, along=along, changed=changed)
     fronts = np.where(state.present, state.along + fixed.lengths / 2, -_GONE_M)
-    wanted = _wanted(scenario, fixed, state, obstacles, fronts, time_s)
-    walked = walk(scenario, tracks.crossings, state.walked, (fronts, state.speeds, state.present), time_s, STEP_S)
+    stops = _stop_gaps(scenario, fixed, state, fronts, time_s)
+    wanted = _wanted(fixed, state, obstacles, stops, time_s)
+    walked = walk(scenario, tracks.crossings, state.walked, (fronts, state.speeds, state.present), time_s)
     to_line = tracks.enters - fronts
     halts = (state.speeds < _HALT_MPS) & (to_line > -0.5) & (to_line < _AT_THE_LINE_M) & np.isinf(state.halted)
     halted = np.where(halts, time_s, state.halted)
@@ -296,19 +295,19 @@ def _obstacles(scenario: Scenario, fixed: _Fixed, state: State, poses: Floats) -
     )
 
 
-def _wanted(
-    scenario: Scenario, fixed: _Fixed, state: State, obstacles: Obstacles, fronts: Floats, time_s: float
-) -> Floats:
-    """(N,) acceleration that everybody wants."""
+def _wanted(fixed: _Fixed, state: State, obstacles: Obstacles, stops: Floats, time_s: float) -> Floats:
+    """(N,) acceleration that everybody wants; ``stops`` (N,) are the distances to where they have to stop."""
     tracks, speeds = state.tracks, state.speeds
     place = np.clip(state.along.astype(int), 0, tracks.counts - 1)
     caps = tracks.caps[np.arange(len(place)), place]
-    headway, gap, pull, brake = fixed.style.T
+    headway, gap, pull, usual = fixed.style.T
+    brake = usual
     ordered = (fixed.slow_downs[..., 0] <= time_s) & (time_s < fixed.slow_downs[..., 1])
     for order in range(ordered.shape[1]):
         now = ordered[:, order]
         caps = np.where(now, np.minimum(caps, fixed.slow_downs[:, order, 2]), caps)
         brake = np.where(now, np.maximum(brake, fixed.slow_downs[:, order, 3]), brake)
+    fronts = np.where(state.present, state.along + fixed.lengths / 2, -_GONE_M)
     drivers = PathDrivers(tracks.paths, tracks.counts, fronts, fixed.widths / 2)
     leader_gaps, leader_speeds = find_leaders(drivers, obstacles, SIGHT_M)
     free = np.where(
@@ -318,13 +317,16 @@ def _wanted(
     )
     # the free-road part of the model is above: it would brake without bound where a bend asks for far less speed
     target = np.maximum(np.maximum(caps, speeds), 0.1)
-    brake = np.broadcast_to(fixed.style[:, 3], speeds.shape)
-    follow = idm_acceleration(speeds, leader_gaps, leader_speeds, IdmParameters(target, gap, headway, pull, brake))
-    walks = yield_gaps(scenario, tracks.crossings, state.walked, fronts, speeds)
-    stops = np.minimum(_line_gaps(scenario, fixed, state, fronts, time_s), walks + _STOP_GAP_M)
-    stops = np.minimum(stops, hold_gaps(tracks, fronts) + _STOP_GAP_M)
-    halt = idm_acceleration(speeds, stops, 0.0, IdmParameters(target, _STOP_GAP_M, _STOP_HEADWAY_S, pull, brake))
+    follow = idm_acceleration(speeds, leader_gaps, leader_speeds, IdmParameters(target, gap, headway, pull, usual))
+    halt = idm_acceleration(speeds, stops, 0.0, IdmParameters(target, _STOP_GAP_M, _STOP_HEADWAY_S, pull, usual))
     return np.asarray(np.clip(np.minimum(free, np.minimum(follow, halt)), -_HARDEST_BRAKING_MPS2, pull))
+
+
+def _stop_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, time_s: float) -> Floats:
+    """(N,) gap of the car-following model to where drivers must stop: lines, people, what blocks the lane."""
+    walks = yield_gaps(scenario, state.tracks.crossings, state.walked, fronts, state.speeds)
+    others = np.minimum(walks, hold_gaps(state.tracks, fronts)) + _STOP_GAP_M  # to stop there, not before
+    return np.minimum(_line_gaps(scenario, fixed, state, fronts, time_s), others)
 
 
 def _line_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, time_s: float) -> Floats:
@@ -388,15 +390,7 @@ def _moment(scenario: Scenario, state: State, time_s: float) -> Moment:
         accelerations=state.accelerations,
         walkers=people,
         walker_speeds=people_speeds,
-        strollers=np.array(
-            [_stroller_pose(item.line, item.start_m + elapsed * item.speed_mps) for item in scenario.strollers]
-        ).reshape(-1, 3),
+        strollers=stroller_poses(scenario.strollers, elapsed),
         lights=() if signal is None else tuple(signal.light(axis, time_s) for axis in (0, 1)),
         state=state,
     )
-
-
-def _stroller_pose(line: Floats, along_m: float) -> Floats:
-    along = polyline.lengths(line)
-    here, ahead = polyline.at(line, along, np.clip([along_m, along_m + 0.5], 0.0, along[-1]))
-    return np.array([*here, np.arctan2(*(ahead - here)[::-1])])

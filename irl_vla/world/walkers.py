@@ -5,9 +5,11 @@ from typing import Final
 import numpy as np
 
 from irl_vla.geometry import Floats
-from irl_vla.world.drivers import EGO, Scenario, Walker
+from irl_vla.world.drivers import EGO, Scenario, Stroller, Walker
 from irl_vla.world.interaction import Bools
+from irl_vla.world.roads import polyline
 
+STEP_S: Final = 0.1
 WALKER_SIZE_M: Final = (0.6, 0.6, 1.75)
 #: Stop lines of drivers lie this far before the line of a walk.
 STOP_BEFORE_M: Final = 2.8
@@ -30,6 +32,17 @@ def walker_poses(walkers: tuple[Walker, ...], walked: Floats) -> tuple[Floats, F
         poses[index, 2] = np.arctan2(along[1], along[0])
         speeds[index] = walker.speed_mps if 0.0 <= walked[index] < end else 0.0
     return poses, speeds
+
+
+def stroller_poses(strollers: tuple[Stroller, ...], elapsed_s: float) -> Floats:
+    """(M, 3) poses of those who move along a line."""
+    poses = np.zeros((len(strollers), 3))
+    for index, item in enumerate(strollers):
+        along = polyline.lengths(item.line)
+        position = item.start_m + elapsed_s * item.speed_mps
+        here, ahead = polyline.at(item.line, along, np.clip([position, position + 0.5], 0.0, along[-1]))
+        poses[index] = *here, np.arctan2(*(ahead - here)[::-1])
+    return poses
 
 
 def yield_gaps(scenario: Scenario, crossings: Floats, walked: Floats, fronts: Floats, speeds: Floats) -> Floats:
@@ -55,14 +68,9 @@ def yield_gaps(scenario: Scenario, crossings: Floats, walked: Floats, fronts: Fl
 
 
 def walk(
-    scenario: Scenario,
-    crossings: Floats,
-    walked: Floats,
-    drivers: tuple[Floats, Floats, Bools],
-    time_s: float,
-    step_s: float,
+    scenario: Scenario, crossings: Floats, walked: Floats, drivers: tuple[Floats, Floats, Bools], time_s: float
 ) -> Floats:
-    """(W,) what everybody has walked after a step.
+    """(W,) what everybody has walked 0.1 s later.
 
     Args:
         drivers: (N,) front bumpers, speeds and presence.
@@ -70,7 +78,7 @@ def walk(
     after = walked.copy()
     for index, walker in enumerate(scenario.walkers):
         if walked[index] >= 0:
-            after[index] += walker.speed_mps * step_s
+            after[index] += walker.speed_mps * STEP_S
         elif walker.goes and _sets_off(walker, crossings[:, index, 0], scenario, drivers, time_s):
             after[index] = 0.0
     return after

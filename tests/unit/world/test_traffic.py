@@ -1,17 +1,34 @@
 """Right of way, car following and the expert on cases that can be checked by hand."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
-from irl_vla.geometry import PACIFICA, box_corners
+from irl_vla.errors import SceneError
+from irl_vla.geometry import box_corners
 from irl_vla.world import drivers, expert, interaction
 from irl_vla.world.drive import drive, is_clean
-from irl_vla.world.drivers import SignalPlan
+from irl_vla.world.drivers import Scenario, SignalPlan
 from irl_vla.world.frames import driving_command
 from irl_vla.world.interaction import CLEARANCE, GREEN, RED, JunctionRules, JunctionTraffic, Obstacles, PathDrivers
 from irl_vla.world.roads.layout import FAMILIES
+from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import KINDS, possible_movements
+from irl_vla.world.traffic import Moment, continue_from
 from tests.unit.world.test_roads import make_network
+
+
+@lru_cache
+def network(family: str) -> Network:
+    return make_network(family)
+
+
+@lru_cache
+def recorded(kind: str, seed: int = 1) -> tuple[Scenario, list[Moment]]:
+    """A drive of a kind on the first family that can show it."""
+    shown = next(found for found in map(network, FAMILIES) if possible_movements(found, kind))
+    return drive(shown, kind, 28, np.random.default_rng(seed))
 
 
 def straight_path(length: int = 200) -> np.ndarray:
@@ -38,14 +55,26 @@ def test_no_leader_beside_behind_or_out_of_sight(other):
     assert gaps[0] == 1e6
 
 
-def waits(to_line: list[float], speeds: list[float], lights: list[int], ranks: list[float]) -> list[bool]:
+def waits(
+    to_line: list[float],
+    speeds: list[float],
+    lights: list[int],
+    ranks: list[float],
+    must_stop: tuple[bool, bool] = (False, False),
+) -> list[bool]:
     """Two vehicles on two movements that cross between 5 and 10 m behind their stop lines."""
     zones = np.full((2, 2, 2), np.nan)
     zones[0, 1] = zones[1, 0] = 5.0, 10.0
     traffic = JunctionTraffic(
-        np.array([0, 1]), np.array(to_line), np.array([5.0, 5.0]), np.array(speeds), np.array([8.0, 8.0])
+        np.array([0, 1]),
+        np.array(to_line),
+        np.array([5.0, 5.0]),
+        np.array(speeds),
+        np.array([8.0, 8.0]),
+        np.array(ranks),
+        np.array(must_stop),
     )
-    rules = JunctionRules(np.array(lights), np.array(ranks), np.zeros((2, 2), dtype=bool), zones)
+    rules = JunctionRules(np.array(lights), np.zeros((2, 2), dtype=bool), zones)
     return list(interaction.must_wait(traffic, rules))
 
 
@@ -81,15 +110,20 @@ def test_command_follows_the_route_20_m_ahead():
     assert driving_command(left * [1, -1, 1], 0.0, pose) == 2
 
 
+def test_a_stop_sign_stops_on_an_empty_road_and_gives_no_claim():
+    assert waits([20.0, 200.0], [6.0, 8.0], [GREEN, GREEN], [3.0, 1.0], (True, False)) == [True, False]
+    # the other one has halted: it goes, although it ranks lower
+    assert waits([12.0, 1.0], [4.0, 0.0], [GREEN, GREEN], [3.0, 1.0], (True, False)) == [True, False]
+
+
 def test_expert_stops_without_reversing_and_within_comfort():
     route = straight_path(300)
     style = drivers.DriverStyle(1.0, 1.5, 2.0, 1.5, 2.0, 2.0)
     driver = drivers.Driver(route, np.full(300, 10.0), 10.0, 10.0, drivers.ego_size(), style)
-    pilot = expert.make_expert(driver)
-    state, generator = expert.initial_state(pilot, driver), np.random.default_rng(0)
+    state, generator = expert.initial_state(driver), np.random.default_rng(0)
     speeds, accelerations = [state.speed_mps], [state.acceleration_mps2]
     for _ in range(80):
-        state = expert.step(pilot, state, -3.0, generator)
+        state = expert.step(route, state, -3.0, generator)
         speeds.append(state.speed_mps)
         accelerations.append(state.acceleration_mps2)
     assert speeds[-1] == 0.0
@@ -99,39 +133,99 @@ def test_expert_stops_without_reversing_and_within_comfort():
     assert abs(state.y) < 0.4
 
 
+def test_expert_answers_after_its_reaction_time():
+    route = straight_path(300)
+    style = drivers.DriverStyle(1.0, 1.5, 2.0, 1.5, 2.0, 2.0)
+    driver = drivers.Driver(route, np.full(300, 10.0), 10.0, 10.0, drivers.ego_size(), style)
+    state, generator = expert.initial_state(driver), np.random.default_rng(0)
+    for _ in range(10):
+        state = expert.step(route, state, 0.0, generator)
+    after = []
+    for _ in range(4):
+        state = expert.step(route, state, -3.0, generator)
+        after.append(state.acceleration_mps2)
+    assert after[:3] == [0.0, 0.0, 0.0]
+    assert after[3] < 0.0
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_expert_keeps_its_lane_and_touches_nobody(kind):
-    network = next(net for net in map(make_network, FAMILIES) if possible_movements(net, kind))
-    scenario, moments = drive(network, kind, 28, np.random.default_rng(1))
+def test_expert_keeps_to_its_path_and_touches_nobody(kind):
+    scenario, moments = recorded(kind)
     assert is_clean(scenario, moments)
-    path = scenario.drivers[0].path
     for moment in moments:
         ego = moment.ego
-        gap = np.linalg.norm(path[:, :2] - ego.pose[:2], axis=1).min()
-        assert gap < 0.75  # half a metre of vertex spacing, then the lane's middle
+        gap = np.linalg.norm(moment.ego_path[:, :2] - ego.pose[:2], axis=1).min()
+        assert gap < 0.75  # half a metre of vertex spacing, then what it wanders
         assert -4.05 < ego.acceleration_mps2 < 2.4
         assert abs(ego.lateral_acceleration_mps2) < 4.0
     assert moments[-1].ego.along_m > moments[0].ego.along_m + 10.0
 
 
-def test_agents_react_to_the_ego():
-    network = make_network("bend")
-    scenario, _ = drive(network, "lead_stop", 28, np.random.default_rng(2))
-    follower = next(
-        (
-            index
-            for index, driver in enumerate(scenario.drivers)
-            if index
-            and np.array_equal(driver.path, scenario.drivers[0].path)
-            and driver.start_m < scenario.drivers[0].start_m
-        ),
-        None,
-    )
-    if follower is None:
-        pytest.fail("this seed is meant to have a follower behind the ego")
-    from irl_vla.world.traffic import simulate
+def ego_at_10_hz(moments: list[Moment], first: int, last: int) -> np.ndarray:
+    times = np.array([moment.time_s for moment in moments[first : last + 1]])
+    poses = np.array([moment.ego.pose for moment in moments[first : last + 1]])
+    steps = times[0] + 0.1 * np.arange(5 * (last - first) + 1)
+    heading = np.unwrap(poses[:, 2])
+    return np.column_stack([np.interp(steps, times, column) for column in (*poses[:, :2].T, heading)])
 
-    moments = simulate(scenario, 28, np.random.default_rng(0))
-    present = [moment for moment in moments if not np.isnan(moment.poses[follower, 0])]
-    gaps = [np.linalg.norm(moment.poses[follower, :2] - moment.poses[0, :2]) for moment in present]
-    assert min(gaps) > (PACIFICA.length + scenario.drivers[follower].size_m[0]) / 2
+
+def test_replay_keeps_the_others_and_moves_the_ego():
+    scenario, moments = recorded("follow")
+    poses = ego_at_10_hz(moments, 6, 14) + np.array([0.0, 0.5, 0.0])
+    replayed = continue_from(scenario, moments, 6, poses, reactive=False)
+    assert [moment.time_s for moment in replayed] == [moment.time_s for moment in moments[6:15]]
+    for found, logged in zip(replayed, moments[6:15], strict=True):
+        np.testing.assert_array_equal(found.poses[1:], logged.poses[1:])
+        np.testing.assert_array_equal(found.walkers, logged.walkers)
+    np.testing.assert_allclose(replayed[4].ego.pose, poses[20])
+
+
+def test_reactive_traffic_hardly_notices_an_ego_that_drives_as_logged():
+    scenario, moments = recorded("follow")
+    found = continue_from(scenario, moments, 6, ego_at_10_hz(moments, 6, 12), reactive=True)
+    there = ~np.isnan(found[-1].poses[:, 0]) & ~np.isnan(moments[12].poses[:, 0])
+    assert np.abs(found[-1].poses - moments[12].poses)[there].max() < 0.6
+
+
+def test_followers_stop_behind_an_ego_that_stops_only_if_they_react():
+    scenario, moments = recorded("tailgater")
+    ego, seconds = moments[6].ego, 0.1 * np.arange(41)
+    seconds = np.minimum(seconds, ego.speed_mps / 3.0)
+    driven = ego.speed_mps * seconds - 1.5 * seconds**2  # brakes to a standstill
+    stopping = ego.pose + driven[:, None] * [np.cos(ego.heading), np.sin(ego.heading), 0.0]
+    assert not is_clean(scenario, continue_from(scenario, moments, 6, stopping, reactive=False))
+    assert is_clean(scenario, continue_from(scenario, moments, 6, stopping, reactive=True))
+
+
+def test_continuing_is_determined_and_leaves_the_record_alone():
+    scenario, moments = recorded("cut_in")
+    before = moments[8].state.along.copy()
+    poses = ego_at_10_hz(moments, 8, 12)
+    first, second = (continue_from(scenario, moments, 8, poses, reactive=True) for _ in range(2))
+    np.testing.assert_array_equal(first[-1].poses, second[-1].poses)
+    np.testing.assert_array_equal(moments[8].state.along, before)
+
+
+def test_continuing_names_what_is_missing():
+    scenario, moments = recorded("follow")
+    with pytest.raises(SceneError, match=r"5 F \+ 1"):
+        continue_from(scenario, moments, 3, np.zeros((7, 3)), reactive=True)
+    with pytest.raises(SceneError, match="does not have"):
+        continue_from(scenario, moments, 25, np.zeros((41, 3)), reactive=False)
+
+
+def test_drives_are_a_function_of_the_generator():
+    shown = network("cross_signal")
+    first, second = (drive(shown, "red_light", 12, np.random.default_rng(4))[1] for _ in range(2))
+    np.testing.assert_array_equal(first[-1].poses, second[-1].poses)
+
+
+def test_green_and_red_are_met_from_the_same_approach():
+    """The start alone must not tell the light: speeds and distances of both kinds overlap."""
+    starts = {
+        kind: [drive(network("cross_signal"), kind, 12, np.random.default_rng(seed))[1][0].ego for seed in range(2)]
+        for kind in ("red_light", "green_light")
+    }
+    speeds = {kind: sorted(ego.speed_mps for ego in egos) for kind, egos in starts.items()}
+    assert speeds["red_light"][0] < speeds["green_light"][-1]
+    assert speeds["green_light"][0] < speeds["red_light"][-1]
