@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+from pydantic import Field
 
 from irl_vla.baselines import constant_velocity, human
 from irl_vla.config import Config
@@ -33,8 +34,8 @@ class SelectionConfig(Config):
         keep_human_failures: keeps scenes in which the human's own NC or DAC is below 1.
     """
 
-    trivial_above: float = 0.8
-    trivial_share: float = 0.1
+    trivial_above: float = Field(default=0.8, gt=0, le=1)
+    trivial_share: float = Field(default=0.1, ge=0, lt=1)
     keep_human_failures: bool = False
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 BASE = {"errors", "geometry", "config", "artifact", "scene"}
 DATA = BASE | {"token_bank", "driving", "dataset"}
 SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
-JUDGE = SCORE | {"intervals", "baselines", "evaluate", "navsim", "report"}
+JUDGE = SCORE | {"intervals", "baselines", "evaluate", "select", "navsim", "report"}
 
 #: layer -> what it may import of ours (its own modules always).
 MAY_IMPORT = {
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "reward": SCORE,
     "baselines": JUDGE,
     "evaluate": JUDGE,
+    "select": JUDGE,
     "navsim": JUDGE,
     "report": JUDGE,
     "train": JUDGE | {"world"},

@@ -134,7 +134,13 @@ def _tailgater(stage: Stage) -> Cast:
     gap = float(generator.uniform(12.0, 30.0))
     behind = max(place.start_m - PACIFICA.rear_length - gap, 3.0)
     driver = surroundings.driver_on(stage.network, stage.movement, behind, place.speed_mps + 3.0, generator)
-    style = replace(driver.style, headway_s=float(generator.uniform(0.45, 0.7)), braking_mps2=4.0, speed_factor=1.2)
+    style = replace(
+        driver.style,
+        headway_s=float(generator.uniform(0.45, 0.7)),
+        braking_mps2=4.0,
+        speed_factor=1.2,
+        impatience_mps2=np.inf,  # stays behind the ego
+    )
     faster = replace(driver, style=style, caps_mps=driver.caps_mps * 1.2, speed_mps=place.speed_mps + 2.0)
     ahead = _lead_stop(stage).drivers if generator.random() < 0.5 else ()
     return Cast(drivers=(faster, *ahead), focus=0)
