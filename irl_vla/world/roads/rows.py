@@ -27,6 +27,8 @@ from irl_vla.world.roads.layout import KERB_MARGIN_M, STEP_M, Arm, Layout
 IDS_PER_LAYOUT: Final = 2000
 _FIRST_CUT, _CUT_EVERY, _LAST_SECTION = 42, 58, 20  # vertices of the reference line
 _UNCUT_RAD: Final = 0.04  # heading change between vertices from which on an arm is not cut
+#: Vertex spacing of short connectors.
+_LINK_STEP_M: Final = 0.5
 _DASHED, _SOLID, _UNKNOWN = 0, 2, 3
 
 _Pair = tuple[LaneRow, LaneRow]
@@ -253,7 +255,8 @@ class RowCollector:
         self.intersections.append(AreaRow(crossing, area, INTERSECTION_KINDS.index(kind)))
         parts = []
         for before, after in pairs:
-            line = np.stack([before.baseline[-1], after.baseline[0]])
+            # more than two vertices: the official reactive traffic drops the last one and needs two
+            line = polyline.resample(np.stack([before.baseline[-1], after.baseline[0]]), _LINK_STEP_M)
             limit = before.speed_limit_mps
             connector = self.add_connector(
                 (before, after), line, block=block, crossing=crossing, limit_mps=limit, stops=()
