@@ -5,7 +5,9 @@ scores well, and those in which the human's own drive breaks a rule. :func:`sele
 the tokens that it keeps belong into the split file's scene filter (``tokens``).
 """
 
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -31,11 +33,13 @@ class SelectionConfig(Config):
     Attributes:
         trivial_above: constant velocity scores more than this in trivial scenes.
         trivial_share: share of the kept scenes that are trivial nevertheless, so that driving on is not unlearned.
+        least_share: of every scenario kind among the kept scenes, for which more of its trivial ones may stay.
         keep_human_failures: keeps scenes in which the human's own NC or DAC is below 1.
     """
 
     trivial_above: float = Field(default=0.8, gt=0, le=1)
     trivial_share: float = Field(default=0.1, ge=0, lt=1)
+    least_share: float = Field(default=0.03, ge=0, lt=1)
     keep_human_failures: bool = False
 
 
@@ -63,12 +67,18 @@ class Selection:
 
 
 def select_scenes(
-    scenes: Iterable[PreparedScene], config: SelectionConfig, scorer: ScorerConfig, generator: np.random.Generator
+    scenes: Iterable[PreparedScene],
+    kinds: Mapping[str, str],
+    config: SelectionConfig,
+    *,
+    scorer: ScorerConfig,
+    generator: np.random.Generator,
 ) -> Selection:
     """Chooses scenes by the raw scores of two plans, without the human filter: forgiveness would hide both faults.
 
     Args:
         scenes: logged ones, without views; read one after the other.
+        kinds: token to scenario kind; tokens without one (real data) count as one kind of their own.
         generator: draws which trivial scenes stay.
 
     Raises:
@@ -88,6 +98,18 @@ def select_scenes(
     kept = sum(reason == "kept" for reason in reasons.values())
     # share s of all kept scenes: s / (1 - s) for every one that is not trivial
     staying = min(round(kept * config.trivial_share / (1.0 - config.trivial_share)), len(trivial))
-    for index in generator.choice(len(trivial), staying, replace=False) if trivial else ():
-        reasons[trivial[int(index)]] = "kept_trivial"
+    shuffled = [trivial[int(index)] for index in generator.permutation(len(trivial))]
+    reasons |= dict.fromkeys(shuffled[:staying], "kept_trivial")
+    _fill_up(reasons, shuffled[staying:], kinds, config.least_share)
     return Selection(reasons)
+
+
+def _fill_up(reasons: dict[str, Reason], spare: list[str], kinds: Mapping[str, str], least_share: float) -> None:
+    """Lets spare trivial scenes of rare kinds stay, until the kind has its share of what was kept before."""
+    counts = Counter(kinds.get(token, "") for token in Selection(reasons).tokens)
+    least = math.ceil(least_share * counts.total())
+    for token in spare:
+        kind = kinds.get(token, "")
+        if counts[kind] < least:
+            reasons[token] = "kept_trivial"
+            counts[kind] += 1

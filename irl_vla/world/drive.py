@@ -1,6 +1,7 @@
 """Drives a scenario until the result is worth recording: clean, and showing what its kind promises."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -47,7 +48,10 @@ def drive(network: Network, kind: str, frames: int, generator: np.random.Generat
 
 
 def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
-    """True if the ego comes closer than 30 cm to nobody."""
+    """True if the ego stays on the road and comes closer than 30 cm to nobody."""
+    corners = box_corners(np.stack([moment.poses[EGO] for moment in moments]), PACIFICA.length, PACIFICA.width)
+    if not np.all(shapely.contains_xy(_road(scenario.network), corners[..., 0], corners[..., 1])):
+        return False
     sizes = np.array(
         [driver.size_m for driver in scenario.drivers[1:]]
         + [WALKER_SIZE_M] * len(scenario.walkers)
@@ -64,6 +68,16 @@ def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
         if np.any(shapely.intersects(body, others)):
             return False
     return True
+
+
+@lru_cache(maxsize=64)
+def _road(network: Network) -> shapely.Geometry:
+    """Where one may drive: lane groups, junctions and places to park."""
+    content = network.content
+    rows = (*content.groups, *content.intersections, *content.carparks)
+    road = shapely.union_all([row.polygon for row in rows])
+    shapely.prepare(road)
+    return road
 
 
 def is_eventful(scenario: Scenario, moments: Sequence[Moment]) -> bool:

@@ -19,6 +19,7 @@ _JERK_HARD_MPS3: Final = 3.9
 _STEERING_RATE_RADPS: Final = 0.4
 _TRACKING_LENGTH_M: Final = 6.0  # a lateral error is gone after a few of these
 _PREVIEW_S: Final = 0.3
+_AIM_M: Final = 2.0  # the point so far ahead of the rear axle is kept on the path, which centres the body in bends
 _REACTION_STEPS: Final = 3  # at 0.1 s: what the driver sees now is answered so much later
 _WANDER_M: Final = 0.12
 _WANDER_TIME_S: Final = 4.0
@@ -117,11 +118,12 @@ def _eased(now: float, wanted: float) -> float:
 
 
 def _steer(path: Floats, state: ExpertState) -> float:
-    x, y, path_heading = _pose_at(path, state.along_m)
-    dx, dy = state.x - x, state.y - y
+    x, y, path_heading = _pose_at(path, state.along_m + _AIM_M)
+    dx, dy = state.x + _AIM_M * np.cos(state.heading) - x, state.y + _AIM_M * np.sin(state.heading) - y
     lateral = dy * np.cos(path_heading) - dx * np.sin(path_heading) - state.wander_m
     ahead = curvature_at(path, state.along_m + _PREVIEW_S * state.speed_mps)
-    error = float(wrap_angle(state.heading - path_heading))
+    # on an arc the car heads inwards of the tangent ahead of its rear axle
+    error = float(wrap_angle(state.heading - path_heading)) + _AIM_M * curvature_at(path, state.along_m + _AIM_M)
     curvature = ahead - lateral / _TRACKING_LENGTH_M**2 - 1.8 * error / _TRACKING_LENGTH_M
     wanted = float(steering_for(np.clip(curvature, -0.15, 0.15)))
     reach = _STEERING_RATE_RADPS * _STEP_S if state.speed_mps > 0.1 else 0.0

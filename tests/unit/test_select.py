@@ -18,7 +18,8 @@ def named(token: str, prepared: PreparedScene) -> PreparedScene:
 
 def chosen(scenes: list[PreparedScene], **settings: float | bool) -> dict[str, str]:
     config = SelectionConfig().with_overrides(settings)
-    return dict(select_scenes(scenes, config, ScorerConfig(), np.random.default_rng(0)).reasons)
+    generator = np.random.default_rng(0)
+    return dict(select_scenes(scenes, {}, config, scorer=ScorerConfig(), generator=generator).reasons)
 
 
 FREE = scene(10.0, human=plan(10.0))
@@ -29,7 +30,9 @@ CRASH = replace(BLOCKED, human_plan=plan(10.0))
 
 
 def test_reasons_by_hand() -> None:
-    found = chosen([named("free", FREE), named("blocked", BLOCKED), named("crash", CRASH)], trivial_share=0.0)
+    found = chosen(
+        [named("free", FREE), named("blocked", BLOCKED), named("crash", CRASH)], trivial_share=0.0, least_share=0.0
+    )
     assert found == {"free": "trivial", "blocked": "kept", "crash": "human_fails"}
 
 
@@ -39,14 +42,23 @@ def test_human_failures_stay_if_wanted() -> None:
 
 def test_a_share_of_trivial_scenes_stays() -> None:
     scenes = [named(f"b{k}", BLOCKED) for k in range(9)] + [named(f"f{k}", FREE) for k in range(9)]
-    selection = select_scenes(scenes, SelectionConfig(trivial_share=0.1), ScorerConfig(), np.random.default_rng(1))
+    config = SelectionConfig(trivial_share=0.1, least_share=0.0)
+    selection = select_scenes(scenes, {}, config, scorer=ScorerConfig(), generator=np.random.default_rng(1))
     assert selection.counts() == {"kept": 9, "kept_trivial": 1, "trivial": 8, "human_fails": 0}
     assert len(selection.tokens) == 10
     assert [token for token in selection.tokens if token.startswith("b")] == [f"b{k}" for k in range(9)]
 
 
+def test_rare_kinds_keep_trivial_scenes_until_they_have_their_share() -> None:
+    scenes = [named(f"b{k}", BLOCKED) for k in range(10)] + [named(f"f{k}", FREE) for k in range(10)]
+    kinds = {f"b{k}": "blocked" for k in range(10)} | {f"f{k}": "free" for k in range(10)}
+    config = SelectionConfig(trivial_share=0.0, least_share=0.3)
+    selection = select_scenes(scenes, kinds, config, scorer=ScorerConfig(), generator=np.random.default_rng(1))
+    assert selection.counts() == {"kept": 10, "kept_trivial": 3, "trivial": 7, "human_fails": 0}
+
+
 def test_the_threshold_decides() -> None:
-    assert chosen([named("free", FREE)], trivial_above=1.0, trivial_share=0.0) == {"free": "kept"}
+    assert chosen([named("free", FREE)], trivial_above=1.0, trivial_share=0.0, least_share=0.0) == {"free": "kept"}
 
 
 def test_scenes_without_a_human_are_refused() -> None:
