@@ -29,12 +29,14 @@ APPROACHES: Final = (
     "merge",
 )
 #: Kinds whose event lies at a place beside the junction.
-EVENTS: Final = ("jaywalker", "occlusion", "double_parked", "construction", "cyclist")
+EVENTS: Final = ("jaywalker", "occlusion", "parked", "double_parked", "construction", "cyclist")
 
 _STRAIGHT_PER_M: Final = 1 / 150
 _BEFORE_JUNCTION_M: Final = 60.0
 _BEHIND_JUNCTION_M: Final = 45.0
 _LEAST_LEAD_M: Final = 35.0
+#: So many slots beside a lane are a row of parked cars.
+PARKED_ROW: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +128,7 @@ def draw_place(network: Network, kind: str, route: Route, style: DriverStyle, ge
         bends = np.flatnonzero(np.abs(path_curvature(path)) > CURVE_PER_M)
         bends = bends[(bends > 100) & (bends < len(path) - 150)]
         start = float(generator.choice(bends)) - generator.uniform(20.0, 60.0) if len(bends) else leave
-    elif kind == "parked" or generator.random() < 0.6:
+    elif generator.random() < 0.6:
         start = leave + generator.uniform(0.0, 30.0)
     else:
         start = enter - generator.uniform(60.0, 160.0)
@@ -175,6 +177,6 @@ def _event(network: Network, kind: str, movement: int, generator: np.random.Gene
     if kind == "double_parked" and bays:
         path = lane_paths(network)[movement].path
         return project(path, bays[0].double_parked[int(generator.integers(len(bays[0].double_parked)))])
-    if kind == "occlusion":
+    if kind in ("occlusion", "parked"):
         return float(generator.choice(slots_beside(network, movement)[:, 1]))
     return float(generator.choice(event_places(network, movement)))

@@ -26,6 +26,7 @@ from irl_vla.world.drivers import EGO, Scenario, SignalPlan, Still, Walker
 from irl_vla.world.places import (
     CURVE_PER_M,
     EVENTS,
+    PARKED_ROW,
     WARM_UP_S,
     Place,
     draw_place,
@@ -115,7 +116,7 @@ def _shows(network: Network, index: int, kind: str) -> bool:
     event = len(event_places(network, index)) > 0
     places = {
         "curve": max(into.max_curvature, out.max_curvature) > CURVE_PER_M,
-        "parked": out.parking[1] and at_kerb,
+        "parked": street and len(slots_beside(network, index)) >= PARKED_ROW,
         "cut_in": len(network.outbound[move.to_arm]) > 1 and not network.sites,
         "pedestrian": street and out.crosswalk_m is not None and into.crosswalk_m is not None,
         "jaywalker": street and event,
