@@ -74,8 +74,9 @@ def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
 def _road(network: Network) -> shapely.Geometry:
     """Where one may drive: lane groups, junctions and places to park."""
     content = network.content
-    rows = (*content.groups, *content.intersections, *content.carparks)
-    road = shapely.union_all([row.polygon for row in rows])
+    areas = [row.polygon for row in content.groups]
+    areas += [row.polygon for row in (*content.intersections, *content.carparks)]
+    road = shapely.union_all(areas)
     shapely.prepare(road)
     return road
 
