@@ -312,7 +312,7 @@ def _circulating(stage: Stage) -> Cast:
         for index, move in enumerate(stage.network.movements)
         if move.from_arm != arm and not np.isnan(stage.network.conflicts[stage.movement, index, 0])
     ]
-    for _ in range(int(generator.integers(1, 5))):
+    for _ in range(int(generator.integers(1, 5)) if others else 0):  # nobody crosses some right turns
         index = int(generator.choice(others))
         position = lane_paths(stage.network)[index].enter_m - float(generator.uniform(5.0, 60.0))
         driver = surroundings.driver_on(stage.network, index, position, 6.0, generator)
