@@ -35,6 +35,7 @@ class LogMeta:
 def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
     """Writes frames as the official list of dicts, atomically.
 
+    A frame without a sweep still says where it would lie, because the official loader stops at a path that is None.
     The file holds builtins and arrays only, in pickle protocol 4 with the names of numpy 1, so the official environment
     (Python 3.9, numpy 1.23) reads it. The ego heading is stored as a rotation about z, boxes as they are.
     """
@@ -46,6 +47,11 @@ def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
             for index, frame in enumerate(frames)
         ],
     )
+
+
+def sweep_path(log_name: str, token: str) -> str:
+    """Where a frame's sweep belongs, relative to the split's sensor folder."""
+    return f"{log_name}/MergedPointCloud/{token}.pcd"
 
 
 def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
         "can_bus": np.concatenate(
             [translation, rotation, acceleration, np.zeros(1), velocity, np.zeros(1), np.zeros(3), np.zeros(2)]
         ),
-        "lidar_path": frame.lidar_path,
+        "lidar_path": frame.lidar_path or sweep_path(meta.log_name, frame.token),
         "lidar2ego_translation": np.zeros(3),
         "lidar2ego_rotation": [1.0, 0.0, 0.0, 0.0],
         "ego2global_translation": translation,

@@ -49,6 +49,7 @@ _READING_ERRORS: Final = (
     ImportError,
     LookupError,
     MemoryError,
+    RecursionError,
     TypeError,
     ValueError,  # includes UnicodeError
 )
@@ -99,6 +100,10 @@ def read_pickle(path: Path, allowed: AllowedNames = NUMPY_NAMES) -> Any:
             return _Unpickler(stream, allowed).load()
     except FileNotFoundError as error:
         raise LogFormatError(f"{path}: expected a pickle, found no file; check the data set's folders") from error
+    except OSError as error:
+        raise LogFormatError(
+            f"{path}: expected a pickle that can be read, found {error.strerror}; check the file"
+        ) from error
     except _READING_ERRORS as error:
         raise LogFormatError(
             f"{path}: expected a whole pickle of plain data, found {error}; fetch the file again"
