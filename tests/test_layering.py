@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 BASE = {"errors", "geometry", "config", "artifact", "scene"}
 DATA = BASE | {"token_bank", "driving", "dataset"}
 SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
-JUDGE = SCORE | {"intervals", "baselines", "evaluate", "navsim", "report"}
+JUDGE = SCORE | {"deployment", "intervals", "fingerprint", "plan_file", "baselines", "evaluate", "navsim", "report"}
 
 #: layer -> what it may import of ours (its own modules always).
 MAY_IMPORT = {
@@ -27,8 +27,11 @@ MAY_IMPORT = {
     "dataset": BASE,
     "world": DATA,
     "epdms": BASE | {"driving"},
+    "fingerprint": {"errors", "artifact", "epdms"},
+    "plan_file": {"errors", "geometry", "scene", "artifact"},
     "policy": BASE | {"checkpoint", "token_bank"},
     "prepare": DATA | {"epdms"},
+    "deployment": DATA | {"checkpoint", "policy"},
     "reward": SCORE,
     "baselines": JUDGE,
     "evaluate": JUDGE,
@@ -37,9 +40,10 @@ MAY_IMPORT = {
     "train": JUDGE | {"world"},
     "rl": JUDGE | {"train"},
     "experiment": JUDGE | {"session", "world", "train", "rl"},
+    "doctor": JUDGE | {"session", "world", "train", "rl", "experiment"},
     "stages": JUDGE | {"session", "world", "train", "rl", "experiment", "outcome"},
     "outcome": {"errors"},
-    "commands": JUDGE | {"session", "world", "train", "rl", "experiment", "stages", "outcome"},
+    "commands": JUDGE | {"session", "world", "train", "rl", "experiment", "doctor", "stages", "outcome"},
     "cli": {"commands", "stages"},
     "pipelines": {"stages"},
 }
