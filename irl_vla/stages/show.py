@@ -14,6 +14,7 @@ from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import load_scene
+from irl_vla.deployment import sensor_config
 from irl_vla.evaluate import write_csv
 from irl_vla.experiment import Experiment
 from irl_vla.geometry import Floats
@@ -22,7 +23,6 @@ from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
 from irl_vla.rl.finetune import read_history
 from irl_vla.stages.judge import GENERATED, REAL
-from irl_vla.train.data import sensor_config
 from irl_vla.train.loop import HISTORY_NAME
 
 _SHOWN: Final = ("human", "imitation", "finetuned")
