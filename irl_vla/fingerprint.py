@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,6 +22,8 @@ _SUFFIX: Final = ".evaluator.json"
 _PACKAGE: Final = Path(__file__).parent
 _SOURCES: Final = ("epdms/*.py", "driving/*.py", "geometry.py", "scene.py")
 _CHECKS_ONLY: Final = ("golden.py", "golden_records.py", "self_check.py")
+
+log = logging.getLogger(__name__)
 
 Rule = Literal["one-stage", "two-stage"]
 
@@ -101,7 +104,9 @@ def fingerprint(
     Raises:
         CheckpointError: if the prepared scenes have no manifest.
     """
-    judged = sorted(tokens)
+    judged, check = sorted(tokens), self_check()
+    if not check.passed:
+        log.warning("self-check of the scorer %s: do not trust its scores; install the package again", check)
     return Fingerprint(
         scorer_version=SCORER_VERSION,
         sources=sources_hash(),
@@ -109,7 +114,7 @@ def fingerprint(
         scorer=config.model_dump(mode="json"),
         dataset=content_hash({"tokens": judged, "logs": [_prepared_from(folder) for folder in prepared]}),
         frames=len(judged),
-        self_check=str(self_check()),
+        self_check=str(check),
     )
 
 

@@ -27,6 +27,7 @@ from irl_vla.evaluate import (
     write_csv,
 )
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import fingerprint, write_fingerprint
 from irl_vla.geometry import Floats
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
@@ -56,11 +57,14 @@ def write_evaluation(
 ) -> list[Path]:
     """Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv`` and ``plans.json``.
 
+    Every table has the evaluator's fingerprint beside it.
+
     Raises:
         CheckpointError: if a checkpoint or token bank does not fit.
     """
     settings = experiment.evaluate
     frames = [frame for frame in frames_of_refs(scene_refs(dataset, experiment.data.test)) if frame.token in store]
+    evaluator = fingerprint(settings.scorer, [store.folder], [frame.token for frame in frames])
     scores: dict[str, SplitScores] = {}
     for name, plans in planned(experiment, store, frames):
         scores[name] = score_split(store, frames, plans, settings.scorer)
@@ -69,19 +73,26 @@ def write_evaluation(
     for row in rows:
         row.update(predicted_columns(experiment, scores, str(row["policy"])))
         report({f"evaluate/{row['policy']}_{key}": v for key, v in row.items() if isinstance(v, float)}, 0)
-    write_csv(folder / "results.csv", rows)
-    write_csv(folder / "frames.csv", [line for name, split in scores.items() for line in frame_rows(name, split)])
-    write_csv(folder / "logs.csv", log_rows(scores))
+    tables: dict[str, Sequence[Mapping[str, object]]] = {
+        "results.csv": rows,
+        "frames.csv": [line for name, split in scores.items() for line in frame_rows(name, split)],
+        "logs.csv": log_rows(scores),
+    }
+    for name, table in tables.items():
+        write_csv(folder / name, table)
+        write_fingerprint(folder / name, evaluator)
     write_plans(folder / "plans.json", scores)
     groups = len({frame.group for frame in frames})
     what = GENERATED if experiment.generate is not None else REAL
-    caption = f"{what} {len(frames)} frames, {groups} groups; convention {settings.scorer.filter_convention}."
+    caption = (
+        f"{what} {len(frames)} frames, {groups} groups; convention {settings.scorer.filter_convention}.\n{evaluator}"
+    )
     console = Console(width=140)
     console.print(render_table(rows, f"{folders.title(experiment)}: true EPDMS on {experiment.data.test}", caption))
     if experiment.generate is None:
         for line in log_rows(scores):
             console.print(f"{line['log']}  {line['policy']}: {line['epdms']:.2f} ({line['frames']} frames)")
-    return [folder / name for name in ("results.csv", "frames.csv", "logs.csv")]
+    return [folder / name for name in tables]
 
 
 def planned(

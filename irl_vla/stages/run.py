@@ -183,11 +183,15 @@ def evaluate(experiment: Experiment) -> None:
     folders.require_policies(experiment)
     dataset, folder = folders.dataset(experiment), experiment.folder / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
+        from irl_vla.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.stages.judge import write_evaluation
 
         store = prepared(experiment, experiment.data.test)
         for path in write_evaluation(experiment, dataset, store, folder, run.metrics):
             run.artifact(path)
+        evaluator = read_fingerprint(folder / "results.csv")
+        run.artifact(sidecar(folder / "results.csv"))
+        run.tags({MLFLOW_TAG: evaluator.short, f"{MLFLOW_TAG}.self_check": evaluator.self_check})
 
 
 def report(experiment: Experiment) -> None:

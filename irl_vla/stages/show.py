@@ -17,6 +17,7 @@ from irl_vla.dataset.scenes import load_scene
 from irl_vla.deployment import sensor_config
 from irl_vla.evaluate import write_csv
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.geometry import Floats
 from irl_vla.intervals import group_bootstrap
 from irl_vla.report.page import Section, write_page
@@ -54,6 +55,7 @@ def write_report(experiment: Experiment, dataset: Dataset) -> Path:
         rows = pooled_rows(seeds, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
         write_csv(folder / "pooled.csv", rows)
         note = "Mean over seeds and frames; differences are paired by frame, intervals resample layouts and seeds."
+        note = f"{note} {read_fingerprint(seeds[0] / 'evaluate' / 'frames.csv')}"
         sections.append(Section(f"All {len(seeds)} seeds", note, rows=rows))
     for seed in seeds:
         sections += _seed_sections(seed, folder)
@@ -70,8 +72,14 @@ _PICTURES: Final = (
 
 
 def pooled_rows(seeds: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
-    """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals."""
-    frames = [_frame_scores(seed / "evaluate" / "frames.csv") for seed in seeds]
+    """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals.
+
+    Raises:
+        CheckpointError: if the seeds were judged by different evaluators, or it is not known by which.
+    """
+    tables = [seed / "evaluate" / "frames.csv" for seed in seeds]
+    require_comparable(all_fingerprints(tables))
+    frames = [_frame_scores(table) for table in tables]
     policies = [name for name in frames[0] if all(name in found for found in frames)]
     tokens = sorted(frames[0][policies[0]])
     groups = [frames[0][policies[0]][token][1] for token in tokens]
@@ -104,8 +112,9 @@ def write_sweep(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 
 def _seed_sections(seed: Path, folder: Path) -> list[Section]:
-    results = Section(f"Results, {seed.name}", "EPDMS times 100.", rows=_numbers(seed / "evaluate" / "results.csv"))
-    sections = [results]
+    table = seed / "evaluate" / "results.csv"
+    note = f"EPDMS times 100. {read_fingerprint(table)}"
+    sections = [Section(f"Results, {seed.name}", note, rows=_numbers(table))]
     imitation = _imitation_history(seed)
     if imitation:
         picture = save(curves_figure(imitation, "step", _IMITATION_CURVES), folder / f"pretrain-{seed.name}.png")

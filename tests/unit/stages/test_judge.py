@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from irl_vla.artifact import Manifest
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.evaluate import score_here
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.stages import folders, judge
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
@@ -27,12 +29,21 @@ SCENES: dict[str, tuple[str, float, dict[str, Any]]] = {
 }
 
 
+class Store(dict[str, PreparedScene]):
+    """Prepared scenes in memory, with the manifest that tells what they were made from."""
+
+    folder: Path
+
+
 @pytest.fixture
-def store() -> dict[str, PreparedScene]:
-    return {
-        token: replace(scene(10.0, **options), token=token, time_us=TIME_US + round(seconds * 1e6))
+def store(tmp_path: Path) -> Store:
+    found = Store(
+        (token, replace(scene(10.0, **options), token=token, time_us=TIME_US + round(seconds * 1e6)))
         for token, (_, seconds, options) in SCENES.items()
-    }
+    )
+    found.folder = tmp_path / "prepared"
+    Manifest("prepared_scenes", 1, {}, 0, {"free": "1", "slow": "2"}, {}).write(found.folder)
+    return found
 
 
 @pytest.fixture
@@ -99,6 +110,24 @@ def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.C
     for log in ("free", "slow"):
         for name in POLICIES["policies"]:
             assert f"{log}  {name}: " in shown
+
+
+def test_every_table_tells_who_judged(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = evaluated(evaluate=POLICIES)
+    evaluator = read_fingerprint(found["paths"][0])
+    assert require_comparable(all_fingerprints(found["paths"])) == evaluator
+    assert evaluator.frames == len(SCENES)
+    assert evaluator.scorer["filter_convention"] == "corrected"
+    assert evaluator.short in capsys.readouterr().out
+    evaluated(evaluate=POLICIES | {"scorer": {"filter_convention": "before"}})
+    assert read_fingerprint(found["paths"][0]) != evaluator
+
+
+def test_frames_say_where_points_were_lost(evaluated: Any) -> None:
+    found = evaluated(evaluate=POLICIES)
+    lost = {(row["policy"], row["token"]): row["lost"] for row in rows(found["folder"] / "frames.csv")}
+    assert "nc=0" in lost["constant_velocity", "b0"], "it runs into the slow car"
+    assert "nc=0" not in lost["human", "b0"]
 
 
 def test_the_convention_is_named(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
