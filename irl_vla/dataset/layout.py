@@ -35,9 +35,17 @@ class Dataset:
         """Folder of the log pickles of a data split."""
         return below(self.root, f"navsim_logs/{data_split}", "data_split")
 
+    def second_stage_folder(self, split: str) -> Path:
+        """Folder of the second-stage scenes of a two-stage split, one pickle a scene."""
+        return below(self.root, f"{split}/synthetic_scene_pickles", "split")
+
     def sensor_folder(self, data_split: str) -> Path:
-        """Folder to which image and sweep paths of a data split are relative."""
-        return below(self.root, f"sensor_blobs/{data_split}", "data_split")
+        """Folder to which image and sweep paths of a data split are relative.
+
+        Second-stage scenes have the two-stage split as theirs, which keeps its sensors in a folder of its own.
+        """
+        own = below(self.root, f"{data_split}/sensor_blobs", "data_split")
+        return own if own.is_dir() else below(self.root, f"sensor_blobs/{data_split}", "data_split")
 
 
 def open_dataset(config: DataConfig, environment: Mapping[str, str] | None = None) -> Dataset:

@@ -125,12 +125,12 @@ def _frame(raw: RawFrame, annotated: bool) -> Frame:
     )
 
 
-def parse_city(raw: RawFrame) -> str:
+def parse_city(raw: RawFrame, key: str = "map_location") -> str:
     """The city's name in full."""
-    name = raw.text("map_location")
+    name = raw.text(key)
     name = _CITY_ALIASES.get(name, name)
     if name not in CITIES:
-        raw.fail("map_location", f"one of {', '.join(CITIES)}", describe(name))
+        raw.fail(key, f"one of {', '.join(CITIES)}", describe(name))
     return name
 
 
@@ -140,20 +140,29 @@ def parse_ego(raw: RawFrame) -> EgoStatus:
     rotation = raw.floats("ego2global_rotation", (4,))
     if not 0.5 < np.linalg.norm(rotation) < 2.0:
         raw.fail("ego2global_rotation", "a unit quaternion w, x, y, z", str(rotation.tolist()))
-    # The official loader rounds velocity and acceleration to float32 before anything else sees them.
-    dynamics = raw.floats("ego_dynamic_state", (4,))
-    if np.abs(dynamics).max() > _FASTEST:
-        raw.fail("ego_dynamic_state", f"m/s and m/s2 below {_FASTEST:.0f}", str(dynamics.tolist()))
-    dynamics = dynamics.astype(np.float32).astype(np.float64)
-    command = raw.floats("driving_command", (4,))
-    if np.count_nonzero(command) != 1 or command.max() != 1:
-        raw.fail("driving_command", "a one-hot of left, straight, right, unknown", str(command.tolist()))
+    dynamics = parse_motion(raw, "ego_dynamic_state", 4)
     return EgoStatus(
         pose_global=np.array([translation[0], translation[1], heading_of(rotation)]),
         velocity_mps=dynamics[:2],
         acceleration_mps2=dynamics[2:],
-        command=int(command.argmax()),
+        command=parse_command(raw),
     )
+
+
+def parse_motion(raw: RawFrame, key: str, length: int) -> Floats:
+    """Velocities or accelerations, which the official loader rounds to float32 before anything else sees them."""
+    motion = raw.floats(key, (length,))
+    if np.abs(motion).max() > _FASTEST:
+        raw.fail(key, f"m/s and m/s2 below {_FASTEST:.0f}", str(motion.tolist()))
+    return motion.astype(np.float32).astype(np.float64)
+
+
+def parse_command(raw: RawFrame) -> int:
+    """Index of the driving command."""
+    command = raw.floats("driving_command", (4,))
+    if np.count_nonzero(command) != 1 or command.max() != 1:
+        raw.fail("driving_command", "a one-hot of left, straight, right, unknown", str(command.tolist()))
+    return int(command.argmax())
 
 
 def heading_of(rotation: Floats) -> float:
@@ -169,19 +178,19 @@ def heading_of(rotation: Floats) -> float:
     return float(np.arctan2(2 * (w * z - x * y), 1 - 2 * (y**2 + z**2)))
 
 
-def parse_boxes(raw: RawFrame) -> Boxes:
-    """Annotated objects out of the dict ``anns``."""
-    for key in ANNOTATION_KEYS:
+def parse_boxes(raw: RawFrame, keys: tuple[str, str, str, str, str] = ANNOTATION_KEYS) -> Boxes:
+    """Annotated objects out of the dict ``anns``, or of a dict with other keys in the same order."""
+    for key in keys:
         raw.get(key)
-    boxes, velocity = raw.floats("gt_boxes", (None, 7)), raw.floats("gt_velocity_3d", (None, 3))
-    names, track_tokens = raw.texts("gt_names"), raw.texts("track_tokens")
-    columns: tuple[Sized, ...] = (boxes, names, velocity, raw.sequence("instance_tokens"), track_tokens)
-    lengths = {key: len(column) for key, column in zip(ANNOTATION_KEYS, columns, strict=True)}
+    boxes, velocity = raw.floats(keys[0], (None, 7)), raw.floats(keys[2], (None, 3))
+    names, track_tokens = raw.texts(keys[1]), raw.texts(keys[4])
+    columns: tuple[Sized, ...] = (boxes, names, velocity, raw.sequence(keys[3]), track_tokens)
+    lengths = {key: len(column) for key, column in zip(keys, columns, strict=True)}
     if len(set(lengths.values())) != 1:
         raw.fail("*", "five annotations of equal length", ", ".join(f"{key} {size}" for key, size in lengths.items()))
     unknown = set(names) - _KNOWN_NAMES
     if unknown:
-        raw.fail("gt_names", f"names out of {', '.join(OBJECT_NAMES)}", describe(min(unknown)))
+        raw.fail(keys[1], f"names out of {', '.join(OBJECT_NAMES)}", describe(min(unknown)))
     return Boxes(boxes=boxes, names=names, velocity_mps=velocity, track_tokens=track_tokens)
 
 

@@ -1,7 +1,7 @@
 """Splits on disk: which windows of which logs belong together, and the layouts of generated logs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from irl_vla.errors import ConfigError, LogFormatError
 from irl_vla.scene import FUTURE_FRAMES
 
 LAYOUTS_NAME: Final = "layouts.json"
+#: Key of a two-stage split file that says which scenes belong together.
+MAPPING_KEY: Final = "reactive_all_mapping"
 #: Fields of the official filter that concern second-stage scenes, which are kept in their own files.
 SECOND_STAGE_FIELDS: Final = (
     "all_mapping",
@@ -27,19 +29,38 @@ SECOND_STAGE_FIELDS: Final = (
 WHOLE_FOLDER: Final = SceneFilter(num_future_frames=FUTURE_FRAMES, frame_interval=1)
 
 
+@dataclass(frozen=True, slots=True)
+class StagePair:
+    """Two first-stage scenes half a second apart, and the second-stage scenes that start where they may lead.
+
+    Attributes:
+        now, previous: tokens of the first stage.
+        second: (now, previous) tokens of the second stage.
+    """
+
+    now: str
+    previous: str
+    second: tuple[tuple[str, str], ...]
+
+    @property
+    def second_tokens(self) -> tuple[str, ...]:
+        """All tokens of the second stage, those of a pair beside each other."""
+        return tuple(token for pair in self.second for token in pair)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """A named selection of scenes.
 
     Attributes:
         data_split: folder below ``navsim_logs`` and ``sensor_blobs``.
-        second_stage: the two-stage keys of the file as they stand (mappings and token lists); empty without any.
+        stage_pairs: of a two-stage split (the official "mapping"); empty for all others.
     """
 
     name: str
     data_split: str
     scene_filter: SceneFilter
-    second_stage: Mapping[str, Any]
+    stage_pairs: tuple[StagePair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +76,7 @@ class SceneRef:
     """Where a scene is found.
 
     Attributes:
-        index: of the current frame in its log.
+        index: of the current frame in its log, or in the file of a second-stage scene.
         group, kind: as in :class:`irl_vla.scene.Scene`.
     """
 
@@ -77,7 +98,7 @@ def read_split(dataset: Dataset, name: str) -> Split:
     """
     path = below(dataset.splits_root, f"{name}.yaml", "split")
     if not path.is_file() and dataset.log_folder(name).is_dir():
-        return Split(name, name, WHOLE_FOLDER, {})
+        return Split(name, name, WHOLE_FOLDER)
     values = _load_yaml(path)
     data_split = values.get("data_split")
     if not isinstance(data_split, str):
@@ -90,20 +111,34 @@ def read_split(dataset: Dataset, name: str) -> Split:
         scene_filter = _load_yaml(source)
     if not isinstance(scene_filter, dict):
         raise ConfigError(f"{source}: scene_filter: expected a mapping, found {type(scene_filter).__name__}")
-    second_stage = {key: scene_filter[key] for key in SECOND_STAGE_FIELDS if scene_filter.get(key) is not None}
-    second_stage |= {key: value for key, value in values.items() if key.endswith("all_mapping") and value is not None}
     fields = {
         key: value
         for key, value in scene_filter.items()
         if not key.startswith("_") and key not in SECOND_STAGE_FIELDS  # "_target_" and "_convert_" are hydra's
     }
-    return Split(name, data_split, validated(SceneFilter, fields, source=str(source)), second_stage)
+    rule = validated(SceneFilter, fields, source=str(source))
+    return Split(name, data_split, rule, _stage_pairs(path, values) if rule.include_synthetic_scenes else ())
 
 
-def write_split(root: Path, name: str, data_split: str, scene_filter: SceneFilter) -> Path:
-    """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path."""
+def write_split(
+    root: Path, name: str, data_split: str, scene_filter: SceneFilter, stage_pairs: Sequence[StagePair] = ()
+) -> Path:
+    """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path.
+
+    With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes.
+    """
     path = root / "train_test_split" / f"{name}.yaml"
-    values = {"data_split": data_split, "scene_filter": scene_filter.model_dump(mode="json")}
+    values: dict[str, Any] = {"data_split": data_split, "scene_filter": scene_filter.model_dump(mode="json")}
+    if stage_pairs:
+        second = [token for pair in stage_pairs for token in pair.second_tokens]
+        values["scene_filter"] |= {
+            "include_synthetic_scenes": True,
+            "synthetic_scene_tokens": second,
+            "reactive_synthetic_initial_tokens": second,
+        }
+        values[MAPPING_KEY] = [
+            [pair.now, pair.previous, [list(tokens) for tokens in pair.second]] for pair in stage_pairs
+        ]
     write_text(path, yaml.safe_dump(values, sort_keys=False))
     return path
 
@@ -144,6 +179,28 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
     return values
+
+
+def _stage_pairs(path: Path, values: Mapping[str, Any]) -> tuple[StagePair, ...]:
+    """The mapping of a two-stage split; a split without one (the private ones) has no second stage to judge."""
+    pairs: list[StagePair] = []
+    seen: set[str] = set()
+    for item in values.get(MAPPING_KEY) or ():
+        try:
+            now, previous, second = item
+            pair = StagePair(now, previous, tuple((first, before) for first, before in second))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: {MAPPING_KEY}: expected [now, previous, [[now, previous], ...]], found {item!r}"
+            ) from error
+        for token in (pair.now, pair.previous, *pair.second_tokens):
+            if not isinstance(token, str) or token in seen:
+                raise ConfigError(f"{path}: {MAPPING_KEY}: expected tokens, each of them once, found {token!r}")
+            seen.add(token)
+        if not pair.second:
+            raise ConfigError(f"{path}: {MAPPING_KEY}: {now}: expected second-stage pairs, found none")
+        pairs.append(pair)
+    return tuple(pairs)
 
 
 def _named_filter(path: Path, values: Mapping[str, Any]) -> str:
