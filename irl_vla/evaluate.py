@@ -104,22 +104,6 @@ def score_split(
     return join_scores([scores for result in ray.get(pending) for scores in result])
 
 
-def score_usable(
-    store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
-) -> tuple[SplitScores | None, dict[str, str]]:
-    """As :func:`score_split` for plans of unknown origin: scores what can be scored and names the rest.
-
-    A frame whose predecessor is left out has no EC, so leaving frames out may move their neighbours' scores.
-
-    Returns:
-        The scores, None if not one plan is usable; and the reason of every frame that is left out, by token.
-    """
-    unfit = {frame.token: "could not be prepared" for frame in frames if frame.token not in store}
-    unfit |= unfit_plans([frame for frame in frames if frame.token not in unfit], plans)
-    usable = [frame for frame in frames if frame.token not in unfit]
-    return (score_split(store, usable, plans, config) if usable else None), unfit
-
-
 def score_here(
     store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
 ) -> SplitScores:
@@ -180,7 +164,10 @@ def check_plans(frames: Sequence[FrameId], plans: Mapping[str, Floats]) -> None:
 
 
 def unfit_plans(frames: Sequence[FrameId], plans: Mapping[str, Floats]) -> dict[str, str]:
-    """What is wrong with the plan of every frame that cannot be scored, by token."""
+    """What is wrong with the plan of every frame that cannot be scored, by token.
+
+    Leaving such frames out may move the score of their successors, which then have no EC.
+    """
     found = {frame.token: _unfit(plans.get(frame.token)) for frame in frames}
     return {token: reason for token, reason in found.items() if reason is not None}
 

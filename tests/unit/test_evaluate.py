@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from irl_vla import evaluate
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.errors import SceneError
@@ -27,7 +26,7 @@ from irl_vla.evaluate import (
     result_rows,
     score_here,
     score_log,
-    score_usable,
+    unfit_plans,
     write_csv,
 )
 from irl_vla.geometry import Floats
@@ -141,22 +140,13 @@ def test_every_unfit_plan_is_named_before_any_scoring() -> None:
     check_plans([frame("good")], UNFIT)
 
 
-def test_what_can_be_scored_is_scored_and_the_rest_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "score_split", score_here)
-    store = {token: at(token, 0.5 * index) for index, token in enumerate((*UNFIT, "absent"))}
-    frames = [frame(token) for token in (*UNFIT, "absent", "lost")]
-    found, unfit = score_usable(store, frames, UNFIT | {"lost": plan(1.0)}, CONFIG)
-    assert found is not None
-    assert [item.token for item in found.frames] == ["good"]
-    assert list(found.score) == [1.0]
-    assert unfit == {
+def test_unfit_plans_are_told_apart() -> None:
+    assert unfit_plans([frame(token) for token in (*UNFIT, "absent")], UNFIT) == {
         "short": "expected a plan of shape (8, 3), found (5, 3)",
         "none": "expected a finite plan, found NaN or infinity",
         "endless": "expected a finite plan, found NaN or infinity",
         "absent": "no plan",
-        "lost": "could not be prepared",
     }
-    assert score_usable(store, [frame("lost")], {}, CONFIG) == (None, {"lost": "could not be prepared"})
 
 
 def test_where_points_were_lost_is_said_by_the_subscores_that_were_judged() -> None:
