@@ -83,7 +83,7 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
         "ego_dynamic_state": [float(value) for value in (*velocity, *acceleration)],
         "traffic_lights": [(int(connector), bool(is_red)) for connector, is_red in frame.traffic_lights],
         "driving_command": np.eye(4, dtype=np.int64)[frame.ego.command].copy(),
-        "cams": {name: _camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
+        "cams": {name: camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
         "ego2global": ego2global,
         "lidar2ego": np.eye(4),
         "lidar2global": ego2global.copy(),
@@ -91,7 +91,8 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
     }
 
 
-def _camera_dict(camera: Camera) -> dict[str, Any]:
+def camera_dict(camera: Camera) -> dict[str, Any]:
+    """A camera as all files describe it."""
     return {
         "data_path": camera.path,
         "sensor2lidar_rotation": _plain(camera.rotation),

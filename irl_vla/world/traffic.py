@@ -1,5 +1,6 @@
 """Moves everybody of a scenario at 10 Hz; agents react to each other and to the ego."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,8 @@ from irl_vla.world.roads.network import Network
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+#: (time in s, ego now, acceleration that traffic asks for in m/s^2) -> ego 0.1 s later.
+Pilot = Callable[[float, expert.ExpertState, float], expert.ExpertState]
 
 STEP_S: Final = 0.1
 RECORD_EVERY: Final = 5
@@ -92,12 +95,15 @@ class _State:
     walked: Floats
 
 
-def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) -> list[Moment]:
+def simulate(
+    scenario: Scenario, frames: int, generator: np.random.Generator, pilot: Pilot | None = None
+) -> list[Moment]:
     """Drives a scenario and records it at 2 Hz.
 
     Args:
         frames: number of moments; the first comes after the scenario's warm-up.
         generator: for the ego driver's variations.
+        pilot: drives the ego in the expert's place.
     """
     fixed = _fixed(scenario)
     driver = expert.make_expert(scenario.drivers[EGO])
@@ -120,7 +126,10 @@ def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) ->
         wanted = _wanted(scenario, fixed, state, poses, time_s)
         _move_walkers(scenario, fixed, state, time_s)
         _move_drivers(fixed, state, wanted)
-        state.ego = expert.step(driver, state.ego, float(wanted[EGO]), generator)
+        if pilot is None:
+            state.ego = expert.step(driver, state.ego, float(wanted[EGO]), generator)
+        else:
+            state.ego = pilot(time_s, state.ego, float(wanted[EGO]))
         state.along[EGO] = state.ego.along_m + PACIFICA.rear_axle_to_centre
         state.speeds[EGO], state.accelerations[EGO] = state.ego.speed_mps, state.ego.acceleration_mps2
     return moments
