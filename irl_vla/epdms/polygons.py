@@ -121,6 +121,16 @@ def segments_intersect(a: Floats, b: Floats, c: Floats, d: Floats) -> bool:
 
 
 @compiled
+def squared_distance(point: Floats, a: Floats, b: Floats) -> float:
+    """Square of the distance from a point to the segment a-b, all (2,)."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    px, py = point[0] - a[0], point[1] - a[1]
+    squared = dx * dx + dy * dy
+    fraction = min(max((px * dx + py * dy) / squared, 0.0), 1.0) if squared > 0.0 else 0.0
+    return float((px - fraction * dx) ** 2 + (py - fraction * dy) ** 2)
+
+
+@compiled
 def in_convex(corners: Floats, x: float, y: float) -> bool:
     """Whether (x, y) is in the closed convex quadrilateral ``corners`` (4, 2), given counter-clockwise."""
     for i in range(4):
