@@ -23,12 +23,12 @@ from irl_vla.dataset.splits import Split, read_split
 from irl_vla.dataset.views import scene_views
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.records import PreparedScene
-from irl_vla.epdms.store import SHARD_SUFFIX, PreparedStore, write_shard
+from irl_vla.epdms.store import SCHEMA_VERSION, SHARD_SUFFIX, PreparedStore, rebuild, write_shard
 from irl_vla.errors import CheckpointError, ClusterError, IrlVlaError, SceneError
 from irl_vla.scene import Scene
 
 KIND: Final = "prepared_scenes"
-SCHEMA: Final = 1
+SCHEMA: Final = SCHEMA_VERSION  # of the manifest: that of the shards
 
 _JOB_NAME: Final = "job.json"
 _REPORTS_NAME: Final = "logs"
@@ -89,7 +89,7 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
         seed: of the views.
 
     Raises:
-        CheckpointError: if the folder holds scenes of another split, view configuration or seed.
+        CheckpointError: if the folder holds scenes of another split, view configuration, seed or schema.
         SceneError: if not one scene could be prepared.
         ClusterError: if Ray loses the workers.
         IrlVlaError: of the data set, if a log or a map cannot be read.
@@ -192,7 +192,13 @@ def _begin(job: _Job, fingerprint: str, names: Mapping[str, object]) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     path = job.folder / _JOB_NAME
     if path.exists():
-        found = json.loads(path.read_text())["fingerprint"]
+        before = json.loads(path.read_text())
+        found, schema = before["fingerprint"], before.get("schema", 1)
+        if schema != SCHEMA:
+            raise CheckpointError(
+                f"{job.folder}: expected prepared scenes of schema {SCHEMA}, found those of schema {schema}; "
+                f"{rebuild(job.folder)}"
+            )
         if found != fingerprint:
             raise CheckpointError(
                 f"{job.folder}: expected scenes prepared by job {fingerprint}, found those of job {found} "
@@ -205,7 +211,7 @@ def _begin(job: _Job, fingerprint: str, names: Mapping[str, object]) -> None:
         if shard.stem not in names:
             log.warning("prepare: %s removed: its log is no longer part of split %s", shard, job.split)
             shard.unlink()
-    write_text(path, json.dumps({"fingerprint": fingerprint}))
+    write_text(path, json.dumps({"fingerprint": fingerprint, "schema": SCHEMA}))
 
 
 def _finished(job: _Job, name: str) -> _LogReport | None:
