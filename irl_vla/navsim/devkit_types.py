@@ -89,11 +89,19 @@ class Lidar(Protocol):
 
 
 class AgentInput(Protocol):
-    """Four history frames, the last being the current one; ``cameras`` items hold ``cam_f0`` .. ``cam_b0``."""
+    """What an agent is given: four history frames, the last being the current one."""
 
-    ego_statuses: Sequence[EgoStatus]
-    cameras: Sequence[Any]
-    lidars: Sequence[Lidar]
+    @property
+    def ego_statuses(self) -> Sequence[EgoStatus]:
+        """One a frame."""
+
+    @property
+    def cameras(self) -> Sequence[Any]:
+        """One a frame, with a :class:`Camera` under each of ``cam_f0`` .. ``cam_b0``."""
+
+    @property
+    def lidars(self) -> Sequence[Lidar]:
+        """One a frame."""
 
 
 @dataclass(frozen=True, slots=True)
