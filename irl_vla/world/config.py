@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from irl_vla.config import Config
 from irl_vla.world.sensor_config import LidarConfig
 
+#: Frames that a log needs for one pair of neighbouring scenes: 1.5 s of history, both current frames, 4 s of future.
+_PAIR_FRAMES: Final = 13
+
 CameraName = Literal["CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0"]
 
 
@@ -93,10 +96,6 @@ class TwoStageConfig(Config):
         return self
 
 
-#: Frames that a log needs for one pair of neighbouring scenes: history, both current frames, 4 s of future.
-PAIR_FRAMES: Final = 13
-
-
 class WorldConfig(Config):
     """A generated data set in NAVSIM's layout.
 
@@ -122,10 +121,15 @@ class WorldConfig(Config):
 
     @model_validator(mode="after")
     def _room_for_groups(self) -> Self:
-        room = self.test.logs * max(self.frames_per_log - PAIR_FRAMES + 1, 0)
+        room = self.test.logs * self.pairs_per_log
         if self.two_stage is not None and self.two_stage.groups > room:
             raise ValueError(
                 f"two_stage.groups: expected at most {room} ({self.test.logs} test logs of {self.frames_per_log} "
                 f"frames), found {self.two_stage.groups}"
             )
         return self
+
+    @property
+    def pairs_per_log(self) -> int:
+        """Pairs of neighbouring scenes in a log of which no two share a scene."""
+        return max((self.frames_per_log - _PAIR_FRAMES + 2) // 2, 0)

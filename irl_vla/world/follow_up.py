@@ -71,22 +71,17 @@ class FollowUp:
         return self.left_at + FUTURE_FRAMES
 
 
-def pair_count(frames: int) -> int:
-    """Number of pairs of neighbouring scenes in a log of so many frames."""
-    return max(frames - HISTORY_FRAMES - FUTURE_FRAMES, 0)
-
-
 def preferred_frames(moments: Sequence[Moment], order: Sequence[int]) -> list[int]:
     """Current frames of a log's pairs of neighbouring scenes, those to be followed first in front.
 
-    They keep the given order of pairs, but those in which the ego hardly moves during the 4 s come last: nothing but a
-    standing ego could follow on them.
+    No two pairs share a scene. They keep the given order of pairs, but those in which the ego hardly moves during the
+    4 s come last: nothing but a standing ego could follow on them.
     """
 
     def stands(now: int) -> bool:
         return moments[now + FUTURE_FRAMES].ego.along_m - moments[now].ego.along_m < _WORTHWHILE_M
 
-    return sorted((pair + HISTORY_FRAMES for pair in order), key=stands)
+    return sorted((HISTORY_FRAMES + 2 * pair for pair in order), key=stands)
 
 
 def draw_group(

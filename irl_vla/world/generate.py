@@ -29,7 +29,7 @@ from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
 from irl_vla.world.drive import drive, repeatable_drive
-from irl_vla.world.follow_up import draw_group, pair_count, preferred_frames
+from irl_vla.world.follow_up import draw_group, preferred_frames
 from irl_vla.world.frames import LogStamp, braking_tokens, make_frames
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.plan import (
@@ -140,7 +140,7 @@ def generate_group(config: WorldConfig, root: Path, seed: int, plan: GroupPlan) 
     log, generator = plan.log, group_generator(plan, seed)
     network = network_of(log.layout, seed)
     logged = repeatable_drive(network, log.kind, config.frames_per_log, log_generator(log, seed))
-    order = preferred_frames(logged.moments, pair_order(log, seed, pair_count(config.frames_per_log)))
+    order = preferred_frames(logged.moments, pair_order(log, seed, config.pairs_per_log))
     map_view, stamp = _map_of(root, log), _stamp(config, log, seed)
     follow_ups = draw_group(logged, order[plan.rank :: plan.of], config.two_stage, map_view, generator)
     bare = partial(make_frames, logged.scenario, stamp=stamp, range_m=config.object_range_m, rig=None, has_lidar=False)

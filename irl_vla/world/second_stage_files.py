@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
 from irl_vla.artifact import content_hash, write_text
+from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.log_writer import LogMeta, camera_dict, sweep_path, write_log
 from irl_vla.dataset.nuplan_records import DetectionsTracks, detections_of, lights_of, write_records
+from irl_vla.dataset.splits import StagePair, write_split
 from irl_vla.geometry import compose, rotate
 from irl_vla.scene import CAMERA_NAMES, FUTURE_FRAMES, HISTORY_FRAMES, Frame
 from irl_vla.world.follow_up import Deviation, FollowUp
@@ -23,7 +24,6 @@ from irl_vla.world.rig import Rig, rig_cameras
 SECOND_STAGE: Final = "navhard_two_stage"
 #: Frames of a pair that its scenes see: the history of the previous scene and the current frame of the other.
 SEEN_FRAMES: Final = HISTORY_FRAMES + 1
-_TOKEN_LENGTHS: Final = (16, 17)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,36 +112,33 @@ def write_group_record(path: Path, origin: Origin, pairs: Sequence[Pair]) -> Non
         for pair in pairs
         for earlier, token in enumerate((pair.now, pair.previous))
     ]
-    now, previous = (origin.frames[origin.left_at - earlier].token for earlier in (0, 1))
-    mapping = [now, previous, [[pair.now, pair.previous] for pair in pairs]]
-    write_text(path, json.dumps({"log_name": origin.meta.log_name, "mapping": mapping, "scenes": rows}, indent=1))
+    record = {
+        "log_name": origin.meta.log_name,
+        "now": origin.frames[origin.left_at].token,
+        "previous": origin.frames[origin.left_at - 1].token,
+        "second": [(pair.now, pair.previous) for pair in pairs],
+        "scenes": rows,
+    }
+    write_text(path, json.dumps(record, indent=1))
 
 
 def write_second_stage_index(root: Path, records: Sequence[Path], data_split: str) -> None:
     """Writes the split file and ``synthetic_scenes_attributes.csv`` from the records of all groups."""
     groups = [json.loads(path.read_text()) for path in records]
+    stage_pairs = [
+        StagePair(group["now"], group["previous"], tuple((now, previous) for now, previous in group["second"]))
+        for group in groups
+    ]
+    rule = SceneFilter(
+        num_history_frames=HISTORY_FRAMES,
+        num_future_frames=FUTURE_FRAMES,
+        frame_interval=1,
+        log_names=tuple(sorted({group["log_name"] for group in groups})),
+        tokens=tuple(token for pair in stage_pairs for token in (pair.now, pair.previous)),
+        include_synthetic_scenes=True,
+    )
+    write_split(root, SECOND_STAGE, data_split, rule, stage_pairs)
     rows = [row for group in groups for row in group["scenes"]]
-    mappings = [group["mapping"] for group in groups]
-    synthetic = [row["token"] for row in rows]
-    values = {
-        "data_split": data_split,
-        "reactive_all_mapping": mappings,
-        "scene_filter": {
-            "_target_": "navsim.common.dataclasses.SceneFilter",
-            "_convert_": "all",
-            "num_history_frames": HISTORY_FRAMES,
-            "num_future_frames": FUTURE_FRAMES,
-            "frame_interval": 1,
-            "has_route": True,
-            "max_scenes": None,
-            "log_names": sorted({group["log_name"] for group in groups}),
-            "tokens": [token for now, previous, _ in mappings for token in (now, previous)],
-            "include_synthetic_scenes": True,
-            "synthetic_scene_tokens": synthetic,
-            "reactive_synthetic_initial_tokens": list(synthetic),  # a copy, which YAML spells out
-        },
-    }
-    write_text(root / "train_test_split" / f"{SECOND_STAGE}.yaml", yaml.dump(values, Dumper=_Dumper, sort_keys=False))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -228,15 +225,3 @@ def _instance_tokens(frame: Frame) -> Iterator[str]:
 def _token(value: Sequence[object]) -> str:
     """17 hex digits, by which a synthetic frame is known."""
     return content_hash(["follow-up", *value]) + content_hash(["follow-up, 17th", *value])[0]
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes tokens, as the official files do: other readers take 12e45 for a number."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "'" if len(text) in _TOKEN_LENGTHS else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
