@@ -21,7 +21,7 @@ MLFLOW_TAG: Final = "irl_vla.evaluator"
 _SUFFIX: Final = ".evaluator.json"
 _PACKAGE: Final = Path(__file__).parent
 _SOURCES: Final = ("epdms/*.py", "driving/*.py", "geometry.py", "scene.py")
-_CHECKS_ONLY: Final = ("golden.py", "golden_records.py", "self_check.py")
+_CHECKS_ONLY: Final = ("golden", "self_check")
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def sources_hash() -> str:
     codes = {
         path.relative_to(_PACKAGE).as_posix(): code_of(path.read_text())
         for path in files
-        if path.name not in _CHECKS_ONLY
+        if not path.name.startswith(_CHECKS_ONLY)
     }
     return content_hash(codes)
 
