@@ -47,6 +47,11 @@ class StagePair:
         """All tokens of the second stage, those of a pair beside each other."""
         return tuple(token for pair in self.second for token in pair)
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens of both stages, the first stage first."""
+        return (self.now, self.previous, *self.second_tokens)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
@@ -193,7 +198,7 @@ def _stage_pairs(path: Path, values: Mapping[str, Any]) -> tuple[StagePair, ...]
             raise ConfigError(
                 f"{path}: {MAPPING_KEY}: expected [now, previous, [[now, previous], ...]], found {item!r}"
             ) from error
-        for token in (pair.now, pair.previous, *pair.second_tokens):
+        for token in pair.tokens:
             if not isinstance(token, str) or token in seen:
                 raise ConfigError(f"{path}: {MAPPING_KEY}: expected tokens, each of them once, found {token!r}")
             seen.add(token)

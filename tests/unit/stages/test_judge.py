@@ -16,6 +16,7 @@ from irl_vla.epdms.records import PreparedScene
 from irl_vla.evaluate import score_here
 from irl_vla.experiment import Experiment
 from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
+from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
@@ -52,6 +53,7 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     refs = [SceneRef(token, log, 3, "map", log, "cruise") for token, (log, _, _) in SCENES.items()]
     refs.append(SceneRef("lost", "free", 9, "map", "free", "cruise"))  # could not be prepared
     monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
+    monkeypatch.setattr(judge, "read_split", lambda dataset, split: SimpleNamespace(stage_pairs=()))
     monkeypatch.setattr(judge, "score_split", score_here)
 
     def run(**settings: Any) -> dict[str, Any]:
@@ -79,7 +81,8 @@ POLICIES = {"policies": ("constant_velocity", "human", "reference"), "against": 
 def test_tables_agree_with_each_other(evaluated: Any) -> None:
     found = evaluated(evaluate=POLICIES)
     folder = found["folder"]
-    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv")]
+    official = [f"official_{name}.csv" for name in POLICIES["policies"]]
+    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv", *official)]
     results = {row["policy"]: row for row in rows(folder / "results.csv")}
     assert list(results) == list(POLICIES["policies"])
     frames, logs = rows(folder / "frames.csv"), rows(folder / "logs.csv")
@@ -95,6 +98,16 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
     plans = json.loads((folder / "plans.json").read_text())
     np.testing.assert_allclose(plans["human"]["a0"]["plan"], plan(9.0))
     np.testing.assert_allclose(plans["constant_velocity"]["b1"]["plan"], plan(10.0))
+
+
+def test_official_files_hold_the_same_scores(evaluated: Any) -> None:
+    folder = evaluated(evaluate=POLICIES)["folder"]
+    for row in rows(folder / "results.csv"):
+        results = read_results(folder / f"official_{row['policy']}.csv")
+        frames = [frame for frame in rows(folder / "frames.csv") if frame["policy"] == row["policy"]]
+        assert results.tokens == tuple(frame["token"] for frame in frames)
+        np.testing.assert_array_equal(results.score, [float(frame["score"]) for frame in frames])
+        assert results.summary["average_all_frames"].score == pytest.approx(float(row["epdms"]) / 100)
 
 
 def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
