@@ -6,13 +6,9 @@ counts, the first findings of each rule, and the tokens in a temporary file.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
 
 from irl_vla.dataset.check_frames import check_frames
 from irl_vla.dataset.check_sensors import LIDAR, LOST_RULE, SensorFiles
@@ -25,11 +21,9 @@ from irl_vla.dataset.raw_frame import RawFrame, describe
 from irl_vla.dataset.safe_pickle import read_pickle
 from irl_vla.dataset.scenes import UNANNOTATED_PREFIX
 from irl_vla.dataset.splits import Split, read_split
+from irl_vla.dataset.spread import spread
 from irl_vla.errors import ConfigError, LogFormatError, MapError
 from irl_vla.scene import MapView
-
-#: Logs handed to the workers ahead of those that are done, a worker.
-_AHEAD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +104,8 @@ def check_dataset(
     Raises:
         ConfigError: if a split does not exist, or there are no logs at all.
     """
-    groups = _groups(dataset, splits)
-    jobs = {folder: _log_names(dataset, folder, [split.scene_filter for split in found]) for folder, found in groups}
+    groups = split_groups(dataset, splits)
+    jobs = {folder: log_names(dataset, folder, [split.scene_filter for split in found]) for folder, found in groups}
     total = sum(len(names) for names in jobs.values())
     maps = Gathered()
     maps.add(check_maps(dataset.maps_root))
@@ -122,7 +116,7 @@ def check_dataset(
         report.gathered.add(_missing_logs(dataset, folder, found, jobs[folder]))
         check = partial(check_log, dataset, folder, {split.name: split.scene_filter for split in found}, decode)
         with _Tokens() as tokens:
-            for facts in _spread(check, jobs[folder], workers):
+            for facts in spread(check, jobs[folder], workers):
                 _take(report, facts)
                 report.gathered.add(tokens.repeated(folder, facts))
                 progress(facts.name, total)
@@ -224,21 +218,6 @@ class _Tokens:
         return merged(found)
 
 
-def _spread(check: Callable[[str], LogFacts], names: Sequence[str], workers: int) -> Iterator[LogFacts]:
-    """Facts of logs as they are ready; only a few are waited for at a time, so that results do not pile up."""
-    if workers == 1 or len(names) < 2:
-        yield from map(check, names)
-        return
-    # spawned, not forked: map libraries keep threads that do not survive a fork
-    with ProcessPoolExecutor(min(workers, len(names)), mp_context=get_context("spawn")) as pool:
-        left = iter(names)
-        running: set[Future[LogFacts]] = {pool.submit(check, name) for name in islice(left, _AHEAD * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(check, name) for name in islice(left, len(done))}
-            yield from (future.result() for future in done)
-
-
 @lru_cache(maxsize=8)
 def _map_or_none(dataset: Dataset, city: str) -> MapView | None:
     try:
@@ -247,7 +226,7 @@ def _map_or_none(dataset: Dataset, city: str) -> MapView | None:
         return None  # named by check_maps
 
 
-def _groups(dataset: Dataset, names: Sequence[str]) -> list[tuple[str, list[Split]]]:
+def split_groups(dataset: Dataset, names: Sequence[str]) -> list[tuple[str, list[Split]]]:
     """Folders of logs, each with the splits that draw on it.
 
     Raises:
@@ -275,7 +254,8 @@ def _all_splits(dataset: Dataset) -> list[str]:
     return sorted({*files, *(folder for folder in folders if folder not in covered)})
 
 
-def _log_names(dataset: Dataset, folder: str, rules: Iterable[SceneFilter]) -> list[str]:
+def log_names(dataset: Dataset, folder: str, rules: Iterable[SceneFilter]) -> list[str]:
+    """Logs of a folder that any of the filters draws on, sorted; those that are missing are left out."""
     present = {path.stem for path in dataset.log_folder(folder).glob("[!.]*.pkl") if path.is_file()}
     named: set[str] = set()
     for rule in rules:
