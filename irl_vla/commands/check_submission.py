@@ -38,7 +38,7 @@ def show_findings(file: "SubmissionFile", expected: "SplitTokens | None") -> int
     compared = "tokens not compared with a split" if expected is None else "tokens compared with the split"
     if expected is not None and expected.second == ():
         compared += ", which does not list those of its second stage"
-    console = Console()
+    console = Console(width=140)
     title = f"{file.path}: {plans or 'no predictions'}; {compared}; {len(findings) or 'no'} findings"
     if not findings:
         console.print(title)

@@ -1,7 +1,7 @@
 """The leaderboard's submission file, written and read without the devkit.
 
-Format: NAVSIM v2.2, ``run_create_submission_pickle*.py``. Written so that the official environment (Python 3.9,
-numpy 1.23) loads it: protocol 4, numpy 1's names, the official class names. Read by the restricted unpickler.
+Format: NAVSIM v2.2 (docs/navsim.md). Written so that the official environment (Python 3.9, numpy 1.23) loads it:
+protocol 4, numpy 1's names, the official class names. Read by the restricted unpickler.
 """
 
 from collections.abc import Iterator, Mapping

@@ -20,7 +20,9 @@ from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.deployment import checkpoint_folder, plan_of, sensor_config
 from irl_vla.errors import CheckpointError, ConfigError, SceneError
 from irl_vla.navsim.agent import CONFIG_PATH, devkit_readings, irl_vla_agent
+from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PlanCodec
+from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.vla import build_policy, load_policy, save_policy
 from irl_vla.scene import Scene
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
@@ -102,6 +104,19 @@ def test_plans_are_those_of_our_own_pipeline(
         np.testing.assert_array_equal(trajectory.poses, own)  # every bit
         plans.append(own)
     assert np.abs(np.diff(plans, axis=0)).max(axis=(1, 2)).min() > 1e-3, "different moments, different plans"
+
+
+def test_half_precision_tokens_hardly_matter(
+    agent: Any, dataset: Dataset, moments: list[Moment], seed_folder: Path
+) -> None:
+    """Banks keep tokens in half precision: what is judged there is within a centimetre of what the agent drives."""
+    policy, config = load_policy(seed_folder / "pretrain" / "policy")
+    seen = [build_observation(m.scene, dataset, sensor_config(config.encoder, False)) for m in moments]
+    with torch.inference_mode():
+        tokens = pack_tokens(policy.encoder(collate(seen, config.encoder)))
+        plans = policy.plans_from(tokens.half().float()).numpy()
+    for plan, moment in zip(plans, moments, strict=True):
+        np.testing.assert_allclose(agent.compute_trajectory(given(agent, dataset, moment)).poses, plan, atol=0.01)
 
 
 @pytest.mark.parametrize("change", ["image", "calibration", "sweep", "past sweep", "past pose", "speed", "command"])
