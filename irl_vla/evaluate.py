@@ -7,7 +7,7 @@ import csv
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +57,8 @@ class SplitScores:
         plans: (N, 8, 3).
         judged: (N, 9) the sub-scores that made the score: ``subscores``, or those before the human filter in the
             convention "before".
+        unscored: frames without a row, to the reason: in reactive traffic a plan may have no score, and is left out as
+            by the official evaluator.
     """
 
     frames: tuple[FrameId, ...]
@@ -64,6 +66,7 @@ class SplitScores:
     score: Floats
     plans: Floats
     judged: Floats
+    unscored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -101,7 +104,7 @@ def score_split(
         part = logs[start : start + _LOGS_A_TASK]
         needed = {frame.token: plans[frame.token] for group in part for frame in group}
         pending.append(task.remote(shared, part, needed, config))
-    return join_scores([scores for result in ray.get(pending) for scores in result])
+    return _told(join_scores([scores for result in ray.get(pending) for scores in result]))
 
 
 def score_here(
@@ -109,7 +112,7 @@ def score_here(
 ) -> SplitScores:
     """As :func:`score_split`, in this process: inside a Ray worker, tasks could wait forever for a free CPU."""
     check_plans(frames, plans)
-    return join_scores(_score_logs(store, _by_log(frames), plans, config))
+    return _told(join_scores(_score_logs(store, _by_log(frames), plans, config)))
 
 
 def score_log(
@@ -117,21 +120,26 @@ def score_log(
 ) -> SplitScores:
     """Scores the frames of one log in this process; a frame within 0.55 s of its predecessor gets EC."""
     scenes = sorted(((store[frame.token], frame) for frame in frames), key=lambda pair: pair[0].time_us)
-    filtered, raw, previous = [], [], None
+    filtered, raw, ordered, unscored, previous = [], [], [], {}, None
     for scene, frame in scenes:
         scored = score_plans(scene, np.asarray(plans[frame.token], np.float64)[None], config)
         comfort = _pair_comfort(scored, scene.time_us, previous)
+        previous = (scored, scene.time_us)
+        if scored.failures:
+            unscored[frame.token] = scored.failures[0]
+            continue
+        ordered.append(frame)
         filtered.append(np.append(scored.filtered[0, :-1], comfort))  # EC stands last and knows no human filter
         raw.append(np.append(scored.raw[0, :-1], comfort))
-        previous = (scored, scene.time_us)
-    ordered = tuple(frame for _, frame in scenes)
-    judged = np.stack(filtered if config.filter_convention == "corrected" else raw)
+    shape = (len(ordered), len(SUBSCORES))
+    judged = np.reshape(filtered if config.filter_convention == "corrected" else raw, shape)
     return SplitScores(
-        frames=ordered,
-        subscores=np.stack(filtered),
+        frames=tuple(ordered),
+        subscores=np.reshape(filtered, shape),
         score=final_score(judged),
-        plans=np.stack([np.asarray(plans[frame.token]) for frame in ordered]),
+        plans=np.reshape([plans[frame.token] for frame in ordered], (len(ordered), FUTURE_FRAMES, 3)),
         judged=judged,
+        unscored=unscored,
     )
 
 
@@ -143,6 +151,7 @@ def join_scores(parts: Sequence[SplitScores]) -> SplitScores:
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.plans for part in parts]),
         np.concatenate([part.judged for part in parts]),
+        {token: reason for part in parts for token, reason in part.unscored.items()},
     )
 
 
@@ -273,6 +282,20 @@ def points_lost(judged: Floats) -> str:
     """The sub-scores (9,) that kept a frame from a score of 1, e.g. "nc=0 ep=0.62"; empty where none did."""
     lost = ((name, value) for name, value in zip(SUBSCORES, judged.tolist(), strict=True) if value < 1)
     return " ".join(f"{name}={np.floor(1000 * value) / 1000:g}" for name, value in lost)  # never rounded up to 1
+
+
+def _told(scores: SplitScores) -> SplitScores:
+    """The scores, after saying what is left out of them.
+
+    Raises:
+        SceneError: if nothing is left.
+    """
+    for token, reason in scores.unscored.items():
+        log.warning("%s has no score and is left out: %s", token, reason)
+    if not scores.frames:
+        reasons = "; ".join(f"{token}: {reason}" for token, reason in scores.unscored.items())
+        raise SceneError(f"expected scores of plans, found none: {reasons}")
+    return scores
 
 
 def _common_groups(left: SplitScores, right: SplitScores) -> int:

@@ -10,7 +10,6 @@ from irl_vla.dataset.maps.reader import city_path
 from irl_vla.dataset.scenes import iter_scenes, split_logs
 from irl_vla.dataset.sensors import has_image, has_sweep
 from irl_vla.dataset.splits import read_split
-from irl_vla.deployment import sensor_config
 from irl_vla.doctor.finding import Finding
 from irl_vla.errors import IrlVlaError
 from irl_vla.experiment import Experiment
@@ -110,9 +109,9 @@ def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: S
 
 def sensor_finding(experiment: Experiment, dataset: Dataset, name: str, scene: Scene) -> Finding:
     """Whether the sensor files that the policy takes are there for one scene."""
-    config = sensor_config(experiment.model.encoder, allow_missing=True)
-    absent = missing_sensors(dataset, scene, config.cameras, config.lidar_history)
-    sensors = len(config.cameras) + len(config.lidar_history)
+    encoder = experiment.model.encoder
+    absent = missing_sensors(dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
+    sensors = len(encoder.cameras.names) + len(encoder.lidar.sweep_indices)
     if not absent:
         return Finding(f"sensors of {name}", "ok", f"all {sensors} files of a sampled scene are there")
     shown = ", ".join(f"{sensor}: {why}" for sensor, why in absent.items())

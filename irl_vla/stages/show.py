@@ -74,6 +74,8 @@ _PICTURES: Final = (
 def pooled_rows(seeds: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
     """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals.
 
+    Frames on which some policy of some seed has no score (in reactive traffic) are left out for all.
+
     Raises:
         CheckpointError: if the seeds were judged by different evaluators, or it is not known by which.
     """
@@ -81,7 +83,7 @@ def pooled_rows(seeds: Sequence[Path], against: Sequence[str], samples: int) -> 
     require_comparable(all_fingerprints(tables))
     frames = [_frame_scores(table) for table in tables]
     policies = [name for name in frames[0] if all(name in found for found in frames)]
-    tokens = sorted(frames[0][policies[0]])
+    tokens = sorted(set.intersection(*({*found[name]} for found in frames for name in policies)))
     groups = [frames[0][policies[0]][token][1] for token in tokens]
     scores = {
         name: 100 * np.array([[found[name][token][0] for token in tokens] for found in frames]) for name in policies
@@ -154,7 +156,7 @@ def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> l
         shown: dict[str, tuple[Floats, float]] = {
             name: (np.array(plans[name][token]["plan"]), plans[name][token]["score"])
             for name in _SHOWN
-            if name in plans
+            if token in plans.get(name, {})
         }
         figure = scene_figure(
             scene, load_map(dataset, scene.map_name), build_observation(scene, dataset, sensors), shown
@@ -168,8 +170,9 @@ def telling_tokens(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: 
     tokens = sorted(next(iter(plans.values())))
     if "finetuned" not in plans or "imitation" not in plans:
         return tokens[:: max(1, len(tokens) // max(count, 1))][:count]
-    gain = {token: plans["finetuned"][token]["score"] - plans["imitation"][token]["score"] for token in tokens}
-    ordered = sorted(tokens, key=lambda token: (gain[token], token))
+    after, before = plans["finetuned"], plans["imitation"]
+    gain = {token: after[token]["score"] - before[token]["score"] for token in tokens if token in {*after} & {*before}}
+    ordered = sorted(gain, key=lambda token: (gain[token], token))
     lost = ordered[: count // 2]
     return lost + [token for token in ordered[::-1] if token not in lost][: count - len(lost)]
 

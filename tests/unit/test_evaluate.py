@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from irl_vla import evaluate
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
+from irl_vla.epdms.scorer import ScoredPlans, score_plans
 from irl_vla.errors import SceneError
 from irl_vla.evaluate import (
     FrameId,
@@ -147,6 +149,29 @@ def test_unfit_plans_are_told_apart() -> None:
         "endless": "expected a finite plan, found NaN or infinity",
         "absent": "no plan",
     }
+
+
+def test_a_plan_without_a_score_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rollout still stands, so its successor keeps EC."""
+
+    def failing(prepared: PreparedScene, plans: Floats, config: ScorerConfig) -> ScoredPlans:
+        found = score_plans(prepared, plans, config)
+        return replace(found, failures={0: "no lane"}) if prepared.token in broken else found
+
+    monkeypatch.setattr(evaluate, "score_plans", failing)
+    store = {token: at(token, 0.5 * index) for index, token in enumerate("abc")}
+    frames, plans = [frame(token) for token in store], dict.fromkeys(store, plan(10.0))
+    broken = {"b"}
+    found = score_here(store, frames, plans, CONFIG)
+    assert [item.token for item in found.frames] == ["a", "c"]
+    assert found.unscored == {"b": "no lane"}
+    assert found.subscores[1, EC] == 1.0
+    assert "b has no score and is left out: no lane" in caplog.text
+    broken |= {*store}
+    with pytest.raises(SceneError, match="found none: a: no lane; b: no lane; c: no lane"):
+        score_here(store, frames, plans, CONFIG)
 
 
 def test_where_points_were_lost_is_said_by_the_subscores_that_were_judged() -> None:
