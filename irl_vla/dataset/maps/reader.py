@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 
 from irl_vla.dataset.layout import Dataset, below
+from irl_vla.dataset.maps.cache import cache_folder, entry_path, read_entry, write_entry
 from irl_vla.dataset.maps.layers import Layer, MapFile, open_map
 from irl_vla.errors import LogFormatError, MapError
 from irl_vla.geometry import Floats
@@ -34,7 +35,7 @@ _NO_KIND: Final = -1
 
 
 def load_map(dataset: Dataset, map_name: str) -> MapView:
-    """Loads a city's map; cached per process until the file changes.
+    """Loads a city's map; kept in this process until the file changes, and on disk (:mod:`.cache`) for the others.
 
     Raises:
         MapError: if the index, the file, a layer or a column is missing, or ids do not fit together.
@@ -60,7 +61,15 @@ def city_path(maps_root: Path, map_name: str) -> Path:
 @lru_cache(maxsize=4)
 def _cached(path: Path, name: str, modified_ns: int) -> MapView:
     del modified_ns  # only part of the cache's key
-    return read_map(path, name)
+    folder = cache_folder()
+    if folder is None or not path.is_file():
+        return read_map(path, name)
+    entry = entry_path(folder, path)
+    view = read_entry(entry, name)
+    if view is None:
+        view = read_map(path, name)
+        write_entry(entry, view)
+    return view
 
 
 def read_map(path: Path, name: str) -> MapView:
