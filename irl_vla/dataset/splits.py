@@ -1,6 +1,7 @@
 """Splits on disk: which windows of which logs belong together, and the layouts of generated logs."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ SECOND_STAGE_FIELDS: Final = (
     "reactive_synthetic_initial_tokens",
     "non_reactive_synthetic_initial_tokens",
 )
+_TOKEN: Final = re.compile("[0-9a-f]{16,17}")
 #: Every window of a log with 1.5 s of history and the 4 s that are judged.
 WHOLE_FOLDER: Final = SceneFilter(num_future_frames=FUTURE_FRAMES, frame_interval=1)
 
@@ -130,13 +132,16 @@ def write_split(
 ) -> Path:
     """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path.
 
-    With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes.
+    With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes. Tokens are quoted, as in the
+    official files: hydra takes 12e4567890123456 for a number.
     """
     path = root / "train_test_split" / f"{name}.yaml"
     values: dict[str, Any] = {"data_split": data_split, "scene_filter": scene_filter.model_dump(mode="json")}
     if stage_pairs:
         second = [token for pair in stage_pairs for token in pair.second_tokens]
         values["scene_filter"] |= {
+            "_target_": "navsim.common.dataclasses.SceneFilter",
+            "_convert_": "all",
             "include_synthetic_scenes": True,
             "synthetic_scene_tokens": second,
             "reactive_synthetic_initial_tokens": second,
@@ -144,7 +149,7 @@ def write_split(
         values[MAPPING_KEY] = [
             [pair.now, pair.previous, [list(tokens) for tokens in pair.second]] for pair in stage_pairs
         ]
-    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    write_text(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False))
     return path
 
 
@@ -169,6 +174,18 @@ def write_layouts(root: Path, layouts: Mapping[str, LogLayout]) -> None:
     """Writes ``<root>/layouts.json``."""
     entries = {name: {"layout": layouts[name].layout, "kind": layouts[name].kind} for name in sorted(layouts)}
     write_text(root / LAYOUTS_NAME, json.dumps(entries, indent=1))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what looks like a token."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if _TOKEN.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

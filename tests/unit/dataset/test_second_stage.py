@@ -102,6 +102,16 @@ def test_mappings_round_trip_and_are_checked(tmp_path):
         read_split(dataset, "torn")
 
 
+def test_tokens_that_look_like_numbers_are_quoted(tmp_path):
+    dataset = write_two_stage(tmp_path)
+    pair = StagePair("12345678901e1234", "1234567890123456", (("1_2", "1.5"),))
+    rule = SceneFilter(num_future_frames=8, tokens=(pair.now, pair.previous), include_synthetic_scenes=True)
+    text = write_split(dataset.root, "numbers", "mini", rule, [pair]).read_text()
+    assert text.count("'12345678901e1234'") == 2
+    found = read_split(dataset, "numbers")
+    assert (found.stage_pairs, found.scene_filter.tokens) == ((pair,), rule.tokens)
+
+
 def test_files_may_have_other_names(tmp_path):
     dataset = write_two_stage(tmp_path)
     pair = stage_pair(LOG)
