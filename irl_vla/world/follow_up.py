@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import shapely
 
-from irl_vla.geometry import PACIFICA, Floats, box_corners
+from irl_vla.geometry import PACIFICA, Floats, box_corners, wrap_angle
 from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, MapView
 from irl_vla.world.config import TwoStageConfig
 from irl_vla.world.drive import Drive, is_clean
@@ -161,11 +161,10 @@ def _aims(config: TwoStageConfig, wanted: int, generator: np.random.Generator) -
 def _logged_states(drive: Drive, now: int) -> list[ExpertState]:
     """The logged ego at 10 Hz, from a frame on for 4 s (41 states)."""
     generator = _repeated(drive)
-    expert = make_expert(drive.scenario.drivers[EGO])
     first = now * RECORD_EVERY
     states: list[ExpertState] = []
 
-    def pilot(time_s: float, state: ExpertState, wanted_mps2: float) -> ExpertState:
+    def pilot(time_s: float, expert: Expert, state: ExpertState, wanted_mps2: float) -> ExpertState:
         if round(time_s / STEP_S) >= first:
             states.append(state)
         return step(expert, state, wanted_mps2, generator)
@@ -177,7 +176,7 @@ def _logged_states(drive: Drive, now: int) -> list[ExpertState]:
 def _follow(drive: Drive, left_at: int, aim: Deviation, logged: Sequence[ExpertState]) -> FollowUp:
     generator = _repeated(drive)
     expert = make_expert(drive.scenario.drivers[EGO])
-    pilot = _manoeuvre(expert, aim, logged, left_at * RECORD_EVERY, generator)
+    pilot = _manoeuvre(aim, logged, left_at * RECORD_EVERY, generator)
     moments = simulate(drive.scenario, left_at + 2 * FUTURE_FRAMES + 1, generator, pilot)
     current, previous = (
         _deviation(expert, moments[left_at + frames].ego, logged[frames * RECORD_EVERY])
@@ -193,16 +192,14 @@ def _repeated(drive: Drive) -> np.random.Generator:
     return generator
 
 
-def _manoeuvre(
-    expert: Expert, aim: Deviation, logged: Sequence[ExpertState], first_step: int, generator: np.random.Generator
-) -> Pilot:
+def _manoeuvre(aim: Deviation, logged: Sequence[ExpertState], first_step: int, generator: np.random.Generator) -> Pilot:
     """The expert until ``first_step``, then 4 s towards the aim, then the expert again."""
     duration_s = _MANOEUVRE_STEPS * STEP_S
     end_speed = max(logged[-1].speed_mps + aim.speed_mps, 0.0)
     across = _ramp(aim.lateral_m, float(np.tan(aim.heading_rad)) * end_speed, duration_s)
     along = _ramp(aim.longitudinal_m, aim.speed_mps, duration_s)
 
-    def pilot(time_s: float, state: ExpertState, wanted_mps2: float) -> ExpertState:
+    def pilot(time_s: float, expert: Expert, state: ExpertState, wanted_mps2: float) -> ExpertState:
         tick = round(time_s / STEP_S) - first_step
         if aim == _AS_LOGGED or not 0 <= tick <= _MANOEUVRE_STEPS:
             return step(expert, state, wanted_mps2, generator)
@@ -245,4 +242,4 @@ def _beside(expert: Expert, state: ExpertState) -> tuple[float, float]:
     x, y = (np.interp(state.along_m, index, expert.path[:, axis]) for axis in (0, 1))
     heading = float(np.interp(state.along_m, index, np.unwrap(expert.path[:, 2])))
     lateral = (state.y - y) * np.cos(heading) - (state.x - x) * np.sin(heading)
-    return float(lateral), float(np.remainder(state.heading - heading + np.pi, 2 * np.pi) - np.pi)
+    return float(lateral), float(wrap_angle(state.heading - heading))

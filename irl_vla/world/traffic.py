@@ -26,8 +26,8 @@ from irl_vla.world.roads.network import Network
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-#: (time in s, ego now, acceleration that traffic asks for in m/s^2) -> ego 0.1 s later.
-Pilot = Callable[[float, expert.ExpertState, float], expert.ExpertState]
+#: (time in s, expert, ego now, acceleration that traffic asks for in m/s^2) -> ego 0.1 s later.
+Pilot = Callable[[float, expert.Expert, expert.ExpertState, float], expert.ExpertState]
 
 STEP_S: Final = 0.1
 RECORD_EVERY: Final = 5
@@ -129,7 +129,7 @@ def simulate(
         if pilot is None:
             state.ego = expert.step(driver, state.ego, float(wanted[EGO]), generator)
         else:
-            state.ego = pilot(time_s, state.ego, float(wanted[EGO]))
+            state.ego = pilot(time_s, driver, state.ego, float(wanted[EGO]))
         state.along[EGO] = state.ego.along_m + PACIFICA.rear_axle_to_centre
         state.speeds[EGO], state.accelerations[EGO] = state.ego.speed_mps, state.ego.acceleration_mps2
     return moments

@@ -321,7 +321,9 @@ def test_traffic_goes_on_from_where_it_is_seen(raw_scenes):
 
 
 def test_split_file_and_table(world, dataset, raw_scenes, mappings):
-    values = yaml.safe_load((world / "train_test_split" / f"{SECOND_STAGE}.yaml").read_text())
+    text = (world / "train_test_split" / f"{SECOND_STAGE}.yaml").read_text()
+    values = yaml.safe_load(text)
+    assert all(f"'{pair[0]}'" in text for _, _, pairs in mappings for pair in pairs)  # 12e4567890123456 is no number
     rule = values["scene_filter"]
     second = [token for _, _, pairs in mappings for pair in pairs for token in pair]
     assert values["data_split"] == "test"
