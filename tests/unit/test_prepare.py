@@ -70,6 +70,17 @@ def test_a_split_is_prepared_once(session, dataset, tmp_path):
         prepare_split(dataset, "train", None, folder, seed=1)
 
 
+def test_a_store_of_an_older_schema_is_refused_before_any_work(session, dataset, tmp_path):
+    folder = tmp_path / "store"
+    prepare_split(dataset, "train", None, folder, seed=0)
+    (folder / f"{OTHER}.arrow").unlink()
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({"fingerprint": job["fingerprint"]}))  # as schema 1 wrote it
+    with pytest.raises(CheckpointError, match=rf"schema 2, found those of schema 1; remove it \(`rm -r {folder}`\)"):
+        prepare_split(dataset, "train", None, folder, seed=0)
+    assert not (folder / f"{OTHER}.arrow").exists()
+
+
 def test_a_changed_log_is_prepared_again(session, dataset, tmp_path):
     before = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     write_frames(dataset, LOG, log_frames(14, log=LOG, speed=5.0))
