@@ -124,7 +124,9 @@ def _judge_one_stage(
         name: one_stage_results([frame.token for frame in split.frames], split.subscores, split.score)
         for name, split in scores.items()
     }
-    table = render_table(rows, _title(experiment), _caption(experiment, frames, "", evaluator))
+    unscored = sum(len(split.unscored) for split in scores.values())
+    note = f" {unscored} plans that do not count." if unscored else ""
+    table = render_table(rows, _title(experiment), _caption(experiment, frames, note, evaluator))
     return _Judged(evaluator, scores, rows, official, table)
 
 
