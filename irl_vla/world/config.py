@@ -78,7 +78,7 @@ class TwoStageConfig(Config):
         groups: pairs of neighbouring test scenes that get follow-ups, spread over the logs.
         pairs_min, pairs_max: follow-up pairs of a group, drawn for each; fewer than drawn where most alternatives leave
             the road or hit somebody.
-        lateral_m, longitudinal_m, heading_rad, speed_mps: bounds, relative to the lane.
+        lateral_m, longitudinal_m, heading_rad, speed_mps: bounds, along and across the lane.
     """
 
     groups: int = Field(gt=0)

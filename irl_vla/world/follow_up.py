@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 import shapely
 
-from irl_vla.geometry import PACIFICA, Floats, box_corners, wrap_angle
+from irl_vla.geometry import PACIFICA, Floats, box_corners, relative_to
 from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, MapView
 from irl_vla.world.config import TwoStageConfig
 from irl_vla.world.drive import Drive, is_clean
 from irl_vla.world.drivers import EGO
-from irl_vla.world.expert import Expert, ExpertState, make_expert, step
+from irl_vla.world.expert import Expert, ExpertState, step
 from irl_vla.world.traffic import RECORD_EVERY, STEP_S, Moment, Pilot, simulate
 
 #: Layers whose union is the drivable area of the score.
@@ -36,11 +36,7 @@ _PLACE_GAIN_PER_S2: Final = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Where an ego is, relative to the logged one of the same time, in the frame of the lane.
-
-    Attributes:
-        heading_rad: of the ego's motion against the lane, beyond the logged ego's.
-    """
+    """Where an ego is and how fast, in the frame of the logged ego of the same time."""
 
     lateral_m: float
     longitudinal_m: float
@@ -79,7 +75,8 @@ def preferred_frames(moments: Sequence[Moment], order: Sequence[int]) -> list[in
     """
 
     def stands(now: int) -> bool:
-        return moments[now + FUTURE_FRAMES].ego.along_m - moments[now].ego.along_m < _WORTHWHILE_M
+        travelled = moments[now + FUTURE_FRAMES].ego.pose[:2] - moments[now].ego.pose[:2]
+        return bool(np.linalg.norm(travelled) < _WORTHWHILE_M)
 
     return sorted((HISTORY_FRAMES + 2 * pair for pair in order), key=stands)
 
@@ -175,11 +172,10 @@ def _logged_states(drive: Drive, now: int) -> list[ExpertState]:
 
 def _follow(drive: Drive, left_at: int, aim: Deviation, logged: Sequence[ExpertState]) -> FollowUp:
     generator = _repeated(drive)
-    expert = make_expert(drive.scenario.drivers[EGO])
     pilot = _manoeuvre(aim, logged, left_at * RECORD_EVERY, generator)
     moments = simulate(drive.scenario, left_at + 2 * FUTURE_FRAMES + 1, generator, pilot)
     current, previous = (
-        _deviation(expert, moments[left_at + frames].ego, logged[frames * RECORD_EVERY])
+        _deviation(moments[left_at + frames].ego, logged[frames * RECORD_EVERY])
         for frames in (FUTURE_FRAMES, FUTURE_FRAMES - 1)
     )
     return FollowUp(moments, left_at, (current, previous))
@@ -187,7 +183,7 @@ def _follow(drive: Drive, left_at: int, aim: Deviation, logged: Sequence[ExpertS
 
 def _repeated(drive: Drive) -> np.random.Generator:
     """The generator as it was when the drive began."""
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(0)
     generator.bit_generator.state = dict(drive.noise)
     return generator
 
@@ -210,7 +206,7 @@ def _manoeuvre(aim: Deviation, logged: Sequence[ExpertState], first_step: int, g
         offset += max(tick * STEP_S + lag_s - duration_s, 0.0) * float(np.polyval(np.polyder(across), duration_s))
         after, then_s = logged[tick + 1], (tick + 1) * STEP_S
         slower = after.speed_mps + float(np.polyval(np.polyder(along), then_s)) - state.speed_mps
-        behind = after.along_m + float(np.polyval(along, then_s)) - state.along_m - state.speed_mps * STEP_S
+        behind = float(relative_to(state.pose, after.pose)[0] + np.polyval(along, then_s)) - state.speed_mps * STEP_S
         pull = after.acceleration_mps2 + float(np.polyval(np.polyder(along, 2), then_s))
         pull += _SPEED_GAIN_PER_S * slower + _PLACE_GAIN_PER_S2 * behind
         return step(expert, replace(state, wander_m=after.wander_m + offset), pull, generator)
@@ -225,21 +221,6 @@ def _ramp(end: float, end_rate: float, duration_s: float) -> Floats:
     return np.array([cube, square, 0.0, 0.0])
 
 
-def _deviation(expert: Expert, state: ExpertState, logged: ExpertState) -> Deviation:
-    lateral, heading = _beside(expert, state)
-    logged_lateral, logged_heading = _beside(expert, logged)
-    return Deviation(
-        lateral - logged_lateral,
-        state.along_m - logged.along_m,
-        heading - logged_heading,
-        state.speed_mps - logged.speed_mps,
-    )
-
-
-def _beside(expert: Expert, state: ExpertState) -> tuple[float, float]:
-    """Lateral offset from the path and heading against it."""
-    index = np.arange(len(expert.path))
-    x, y = (np.interp(state.along_m, index, expert.path[:, axis]) for axis in (0, 1))
-    heading = float(np.interp(state.along_m, index, np.unwrap(expert.path[:, 2])))
-    lateral = (state.y - y) * np.cos(heading) - (state.x - x) * np.sin(heading)
-    return float(lateral), float(wrap_angle(state.heading - heading))
+def _deviation(state: ExpertState, logged: ExpertState) -> Deviation:
+    longitudinal, lateral, heading = (float(value) for value in relative_to(logged.pose, state.pose))
+    return Deviation(lateral, longitudinal, heading, state.speed_mps - logged.speed_mps)

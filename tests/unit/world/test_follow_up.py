@@ -116,6 +116,11 @@ def reached(items: list[FollowUp]) -> np.ndarray:
     )
 
 
+def moments_at(places_m: list[float]) -> Any:
+    """Moments of which the ego's place on a straight line is all there is."""
+    return [SimpleNamespace(ego=SimpleNamespace(pose=np.array([place, 0.0, 0.0]))) for place in places_m]
+
+
 def test_the_first_follow_up_is_the_log(cruise):
     drive, _ = cruise
     first = follow_ups(cruise, lateral_m=2.0)[0]
@@ -184,10 +189,8 @@ def test_on_road_is_about_all_corners():
 
 def test_pairs_of_a_standing_ego_come_last_and_no_two_share_a_scene():
     # drives 5 m a frame and stands from frame 6 on; the frames of pairs 0 to 2 are 4, 6 and 8
-    moments: Any = [SimpleNamespace(ego=SimpleNamespace(along_m=5.0 * min(frame, 6))) for frame in range(17)]
-    assert preferred_frames(moments, [2, 1, 0]) == [4, 8, 6]
-    moving: Any = [SimpleNamespace(ego=SimpleNamespace(along_m=5.0 * frame)) for frame in range(17)]
-    assert preferred_frames(moving, [2, 1, 0]) == [8, 6, 4]
+    assert preferred_frames(moments_at([5.0 * min(frame, 6) for frame in range(17)]), [2, 1, 0]) == [4, 8, 6]
+    assert preferred_frames(moments_at([5.0 * frame for frame in range(17)]), [2, 1, 0]) == [8, 6, 4]
 
 
 def test_too_few_follow_ups_are_named(cruise):
