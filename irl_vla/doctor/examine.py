@@ -3,7 +3,7 @@
 from irl_vla.doctor.data import data_findings, trains
 from irl_vla.doctor.finding import Finding
 from irl_vla.doctor.installation import installation
-from irl_vla.doctor.machine import end_probe, free_memory, free_shared_memory, memory, start_probe
+from irl_vla.doctor.machine import end, free_memory, free_shared_memory, look_at, memory, start_probe
 from irl_vla.doctor.storage import disk_findings, needs, tracking_finding, training_rows
 from irl_vla.experiment import Experiment
 from irl_vla.session import RayConfig
@@ -17,14 +17,18 @@ def examine(experiment: Experiment | None, ray_patience_s: float) -> list[Findin
     Args:
         ray_patience_s: after this Ray counts as not answering.
     """
-    probe = start_probe(RayConfig() if experiment is None else experiment.ray)  # the slowest check, beside the others
+    config = RayConfig() if experiment is None else experiment.ray
+    trained = experiment if experiment is not None and trains(experiment) else None
+    probe = start_probe(config)  # the slowest check, beside the others
     try:
-        findings = installation(experiment)
-        rows = 0
+        findings, scenes = installation(experiment), dict[str, int]()
         if experiment is not None:
             found, scenes = data_findings(experiment)
-            rows = training_rows(experiment, scenes.get("train", 0)) if trains(experiment) else 0
             findings += [*found, *disk_findings(needs(experiment, scenes)), tracking_finding(experiment)]
+        workers = 0 if trained is None else max(trained.pretrain.workers, trained.label.workers)
+        rows = 0 if trained is None else training_rows(trained, scenes.get("train", 0))
+        findings.append(memory(config, workers, rows, free_memory(), free_shared_memory()))
+        findings.append(look_at(probe, trained, ray_patience_s))
     finally:
-        ray = end_probe(probe, experiment, ray_patience_s)
-    return [*findings, memory(experiment, rows, free_memory(), free_shared_memory()), ray]
+        end(probe.process)
+    return findings

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,8 +49,12 @@ def start_probe(config: RayConfig) -> RayProbe:
     return RayProbe(process, config, address or "a local instance")
 
 
-def end_probe(probe: RayProbe, experiment: Experiment | None, patience_s: float) -> Finding:
-    """What became of the attempt; whatever it started has ended when this returns."""
+def look_at(probe: RayProbe, trained: Experiment | None, patience_s: float) -> Finding:
+    """What became of the attempt to connect; the probe has ended when this returns.
+
+    Args:
+        trained: the experiment, if it trains: its workers are held against what Ray has.
+    """
     try:
         out, errors = probe.process.communicate(timeout=patience_s)
     except subprocess.TimeoutExpired:
@@ -60,7 +65,7 @@ def end_probe(probe: RayProbe, experiment: Experiment | None, patience_s: float)
             "is the machine busy? try a longer --patience",
         )
     finally:
-        _end(probe.process)
+        end(probe.process)
     if probe.process.returncode != 0:
         last = (errors.strip().splitlines() or ["no message"])[-1]
         return Finding("Ray", "problem", last, "see docs/cluster.md")
@@ -68,36 +73,34 @@ def end_probe(probe: RayProbe, experiment: Experiment | None, patience_s: float)
     if probe.where == "a local instance":
         resources["CPU"] = probe.config.cpus or len(os.sched_getaffinity(0))
     found = f"{probe.where}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-    lacking = [] if experiment is None else lacking_workers(experiment, resources)
+    lacking = [] if trained is None else lacking_workers(trained, resources)
     if lacking:
         return Finding("Ray", "problem", found, f"would wait forever: {', '.join(lacking)}; lower them")
     return Finding("Ray", "ok", found)
 
 
 def lacking_workers(experiment: Experiment, resources: Mapping[str, float]) -> list[str]:
-    """Settings that ask for more CPUs or GPUs at a time than there are."""
+    """Settings that ask for more CPUs or GPUs at a time than there are; labelling and the sweep make do with fewer."""
     finetune = experiment.finetune
     wanted = {
-        "label.workers": ("CPU", experiment.label.workers),
         "finetune.env_runners": ("CPU", finetune.env_runners + finetune.backend.actors),
-        "sweep.concurrent": ("CPU", experiment.sweep.concurrent),
     }
     for name, section in (("pretrain", experiment.pretrain), ("train_reward", experiment.train_reward)):
         wanted[f"{name}.workers"] = ("GPU" if section.use_gpu else "CPU", section.workers)
     return [f"{key}={count} ({kind})" for key, (kind, count) in wanted.items() if count > resources.get(kind, 0)]
 
 
-def memory(experiment: Experiment | None, rows: int, free: int, shared: int) -> Finding:
+def memory(config: RayConfig, workers: int, rows: int, free: int, shared: int) -> Finding:
     """Memory for the configured stages, and for Ray's object store.
 
     Args:
+        config: of the local instance.
+        workers: processes that train or label at a time.
         rows: bank rows that are labelled.
         free: bytes of memory that are free.
         shared: bytes of shared memory that are free.
     """
-    ray_config = RayConfig() if experiment is None else experiment.ray
-    store = ray_config.object_store_mb * 2**20
-    workers = 0 if experiment is None else max(experiment.pretrain.workers, experiment.label.workers)
+    store = config.object_store_mb * 2**20
     need = store + _DRIVER_BYTES + workers * _WORKER_BYTES + rows * _LABELLED_ROW_BYTES
     found = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed; object store {store / GIB:.1f} GiB"
     if free < need:
@@ -128,15 +131,17 @@ def free_shared_memory() -> int:
     return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a probe with all that it started: a local Ray dies with its driver."""
+def end(process: subprocess.Popen[str]) -> None:
+    """Ends a probe, if it has not ended, with all that it started: a local Ray dies with its driver."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
+        with suppress(ProcessLookupError):  # nobody of its group is left
+            os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
