@@ -60,7 +60,7 @@ def _lidar_path(raw: RawFrame) -> None:
 def _camera(name: str) -> Callable[[RawFrame], object]:
     def parse(raw: RawFrame) -> None:
         cameras = raw.inner("cams")
-        if cameras.values.get(name):
+        if isinstance(cameras.values.get(name), dict) and cameras.values[name]:
             below(Path(), parse_camera(cameras.inner(name)).path, f"cams.{name}.data_path")
 
     return parse
@@ -247,10 +247,11 @@ def _order(before: RawFrame, after: RawFrame) -> Iterator[_Breach]:
     if parse_city(before) != parse_city(after):
         yield "warning", "frame.map", "map_location", "expected one city a log, found another than the frame before"
     previous = after.values.get("sample_prev")
-    if previous is not None and previous != before.text("token"):
+    if previous is not None and not (isinstance(previous, str) and previous == before.text("token")):
         yield "warning", "frame.links", "sample_prev", "expected the token of the frame before or None, found another"
     first, second = before.values.get("frame_idx"), after.values.get("frame_idx")
-    same_scene = before.values.get("scene_token") == after.values.get("scene_token")
+    scenes = before.values.get("scene_token"), after.values.get("scene_token")
+    same_scene = all(isinstance(scene, str) for scene in scenes) and scenes[0] == scenes[1]
     if same_scene and isinstance(first, int) and isinstance(second, int) and second <= first:
         yield "warning", "frame.links", "frame_idx", f"expected to rise within a scene, found {first}, {second}"
 

@@ -85,7 +85,7 @@ def _named_files(frame: RawFrame) -> dict[str, str | None]:
     cameras = frame.values.get("cams")
     named: dict[str, str | None] = dict.fromkeys(SENSORS)
     for name in CAMERA_NAMES:
-        if isinstance(cameras, dict) and cameras.get(name):
+        if isinstance(cameras, dict) and isinstance(cameras.get(name), dict) and cameras[name]:
             try:
                 named[name] = parse_camera(frame.inner("cams").inner(name)).path
             except LogFormatError:

@@ -13,6 +13,7 @@ from irl_vla.artifact import write_text
 from irl_vla.config import validated
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.layout import Dataset, below
+from irl_vla.dataset.raw_frame import describe
 from irl_vla.errors import ConfigError, LogFormatError
 from irl_vla.scene import FUTURE_FRAMES
 
@@ -109,18 +110,16 @@ def read_split(dataset: Dataset, name: str) -> Split:
     values = _load_yaml(path)
     data_split = values.get("data_split")
     if not isinstance(data_split, str):
-        raise ConfigError(f"{path}: data_split: expected a folder name, found {data_split!r}")
+        raise ConfigError(f"{path}: data_split: expected a folder name, found {describe(data_split)}")
     below(dataset.root, data_split, "data_split")
     scene_filter = values.get("scene_filter")
     source = path
     if scene_filter is None:
         source = below(dataset.splits_root, f"scene_filter/{_named_filter(path, values)}.yaml", "scene_filter")
         scene_filter = _load_yaml(source)
-    if not isinstance(scene_filter, dict):
-        raise ConfigError(f"{source}: scene_filter: expected a mapping, found {type(scene_filter).__name__}")
     fields = {
         key: value
-        for key, value in scene_filter.items()
+        for key, value in _mapping(scene_filter, f"{source}: scene_filter").items()
         if not key.startswith("_") and key not in SECOND_STAGE_FIELDS  # "_target_" and "_convert_" are hydra's
     }
     rule = validated(SceneFilter, fields, source=str(source))
@@ -163,11 +162,15 @@ def read_layouts(dataset: Dataset) -> dict[str, LogLayout]:
     if not path.is_file():
         return {}
     try:
-        return {name: LogLayout(**entry) for name, entry in json.loads(path.read_text()).items()}
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        layouts = {name: LogLayout(**entry) for name, entry in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LogFormatError(
             f'{path}: expected {{log: {{"layout": ..., "kind": ...}}}}, found otherwise ({error})'
         ) from error
+    for name, entry in layouts.items():
+        if not isinstance(entry.layout, str) or not isinstance(entry.kind, str):
+            raise LogFormatError(f"{path}: {name}: expected layout and kind as texts, found {entry}")
+    return layouts
 
 
 def write_layouts(root: Path, layouts: Mapping[str, LogLayout]) -> None:
@@ -196,24 +199,39 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         known = sorted(item.stem for item in path.parent.glob("*.yaml"))
         raise ConfigError(f"{path}: no such split; there are: {', '.join(known) or 'none'}") from error
-    except yaml.YAMLError as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return _mapping(values, str(path))
+
+
+def _mapping(values: Any, place: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
+        raise ConfigError(f"{place}: expected a mapping, found {type(values).__name__}")
+    for key in values:
+        if not isinstance(key, str):
+            raise ConfigError(f"{place}: expected texts as keys, found {describe(key)}")
     return values
+
+
+def _listed(values: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    """A list that may be missing."""
+    found = values.get(key) or []
+    if not isinstance(found, list):
+        raise ConfigError(f"{path}: {key}: expected a list, found {describe(found)}")
+    return found
 
 
 def _stage_pairs(path: Path, values: Mapping[str, Any]) -> tuple[StagePair, ...]:
     """The mapping of a two-stage split; a split without one (the private ones) has no second stage to judge."""
     pairs: list[StagePair] = []
     seen: set[str] = set()
-    for item in values.get(MAPPING_KEY) or ():
+    for item in _listed(values, MAPPING_KEY, path):
         try:
             now, previous, second = item
             pair = StagePair(now, previous, tuple((first, before) for first, before in second))
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"{path}: {MAPPING_KEY}: expected [now, previous, [[now, previous], ...]], found {item!r}"
+                f"{path}: {MAPPING_KEY}: expected [now, previous, [[now, previous], ...]], found {describe(item)}"
             ) from error
         for token in pair.tokens:
             if not isinstance(token, str) or token in seen:
@@ -226,7 +244,7 @@ def _stage_pairs(path: Path, values: Mapping[str, Any]) -> tuple[StagePair, ...]
 
 
 def _named_filter(path: Path, values: Mapping[str, Any]) -> str:
-    for entry in values.get("defaults") or ():
+    for entry in _listed(values, "defaults", path):
         if isinstance(entry, dict) and isinstance(entry.get("scene_filter"), str):
             return str(entry["scene_filter"])
     raise ConfigError(f"{path}: scene_filter: expected an embedded mapping or a hydra default, found neither")
