@@ -18,6 +18,7 @@ from irl_vla.epdms.polygons import (
     Ints,
     boxes_intersect,
     compiled,
+    in_convex,
     segments_intersect,
     squared_distance,
 )
@@ -31,6 +32,7 @@ _ACCELERATION_MPS2: Final = 1.0
 _DECELERATION_MPS2: Final = 2.0
 _SAME_VERTEX_M: Final = 1e-8
 _SLACK: Final = 1.05  # GEOS simplifies the line that it buffers by up to a hundredth of the width
+_TOUCH_M: Final = 1e-3  # far beyond rounding and simplification
 _SHORT_M: Final = 1e-3  # shorter corridors may come out empty
 _TWO_PI: Final = 2 * np.pi
 
@@ -61,10 +63,11 @@ class Motion(NamedTuple):
         arcs, speeds: (D,) arc length, which may run beyond the lane, and speed.
         poses: (D + 1, 3) box centres; a vehicle's is on its lane.
         present: (D + 1,) False once a vehicle is left behind.
-        spines: (D + 1, n, 2) polyline that the occupied area lies around: a stretch of lane, then the box's axis.
-        counts: (D + 1,) vertices of the spine.
-        bounds: (D + 1, 4) of the area: x min, y min, x max, y max; never too small.
-        reach: (D + 1,) no point of the area is farther from the spine.
+        rings: (D + 1, 5, 2) closed boxes: a part of what is occupied.
+        spines: (D + 1, n, 2) stretch of lane around which the rest lies.
+        counts: (D + 1,) vertices of the spine; 0 where there is nothing but the box.
+        reach: (D + 1,) no point of the rest is farther from the spine.
+        bounds: (D + 1, 4) of the whole: x min, y min, x max, y max; never too small.
         known: (D + 1, 2) False where the exact area and the exact corridor are out of date.
         ahead: (n, 2) the way ahead of the vehicle that was looked at last.
         rivals: (D + 1,) who may be in its way.
@@ -74,10 +77,11 @@ class Motion(NamedTuple):
     speeds: Floats
     poses: Floats
     present: Bools
+    rings: Floats
     spines: Floats
     counts: Ints
-    bounds: Floats
     reach: Floats
+    bounds: Floats
     known: Bools
     ahead: Floats
     rivals: Ints
@@ -128,10 +132,11 @@ def first_motion(start: TrafficStart, fleet: Fleet) -> Motion:
         speeds=start.motion[:, 1].copy(),
         poses=np.concatenate([start.boxes, np.zeros((1, 3))]),
         present=np.ones(count + 1, np.bool_),
-        spines=np.zeros((count + 1, longest + 6, 2)),
+        rings=np.zeros((count + 1, 5, 2)),
+        spines=np.zeros((count + 1, longest + 2, 2)),
         counts=np.zeros(count + 1, np.int64),
-        bounds=np.zeros((count + 1, 4)),
         reach=np.zeros(count + 1),
+        bounds=np.zeros((count + 1, 4)),
         known=np.ones((count + 1, 2), np.bool_),
         ahead=np.zeros((longest + 2, 2)),
         rivals=np.zeros(count + 1, np.int64),
@@ -144,7 +149,7 @@ def first_motion(start: TrafficStart, fleet: Fleet) -> Motion:
 @compiled
 def _begin(fleet: Fleet, motion: Motion) -> None:
     for i in range(len(fleet.starts)):
-        _close_spine(motion, i, 0, fleet.lengths[i] / 2, fleet.widths[i] / 2)
+        _outline(motion, i, 0, fleet.lengths[i], fleet.widths[i])
         _place(fleet, i, motion.arcs[i], motion.poses[i])
 
 
@@ -211,20 +216,20 @@ def way_ahead(fleet: Fleet, motion: Motion, i: int, points: Floats) -> int:
 
 
 @compiled
-def _close_spine(motion: Motion, i: int, count: int, half_length: float, half_width: float) -> None:
-    """Adds the axis of the box of entry ``i`` to the ``count`` vertices of its spine, and bounds the whole."""
-    spine, pose = motion.spines[i], motion.poses[i]
-    dx, dy = half_length * np.cos(pose[2]), half_length * np.sin(pose[2])
-    spine[count, 0], spine[count, 1] = pose[0] - dx, pose[1] - dy
-    spine[count + 1, 0], spine[count + 1, 1] = pose[0] + dx, pose[1] + dy
-    motion.counts[i] = count + 2
-    motion.reach[i] = _SLACK * half_width
-    _bound(spine, count + 2, motion.reach[i], motion.bounds[i])
+def _outline(motion: Motion, i: int, count: int, length: float, width: float) -> None:
+    """Outlines entry ``i``: its box, and the ``count`` vertices that its spine has already."""
+    motion.rings[i] = box_ring(motion.poses[i], length, width)
+    motion.counts[i] = count
+    motion.reach[i] = _SLACK * width / 2
+    bounds = motion.bounds[i]
+    bounds[0], bounds[1], bounds[2], bounds[3] = np.inf, np.inf, -np.inf, -np.inf
+    _bound(motion.rings[i], 5, _TOUCH_M, bounds)
+    _bound(motion.spines[i], count, motion.reach[i], bounds)
 
 
 @compiled
 def _bound(points: Floats, count: int, margin: float, bounds: Floats) -> None:
-    bounds[0], bounds[1], bounds[2], bounds[3] = np.inf, np.inf, -np.inf, -np.inf
+    """Widens bounds (4,) to the surroundings of some points."""
     for k in range(count):
         for axis in range(2):
             bounds[axis] = min(bounds[axis], points[k, axis] - margin)
@@ -250,7 +255,7 @@ def place_ego(motion: Motion, state: Floats) -> None:
     ego = len(motion.arcs)
     motion.poses[ego] = state[:3]
     motion.known[ego, 0] = False
-    _close_spine(motion, ego, 0, EGO_HALF_LENGTH_M, EGO_HALF_WIDTH_M)
+    _outline(motion, ego, 0, 2 * EGO_HALF_LENGTH_M, 2 * EGO_HALF_WIDTH_M)
 
 
 @compiled
@@ -278,20 +283,25 @@ def move_undisturbed(fleet: Fleet, motion: Motion, first: int, first_step: bool)
     for i in range(first, len(fleet.starts)):
         if not motion.present[i]:
             continue
-        count = _find_rivals(fleet, motion, i)
-        last = fleet.knots[fleet.stops[i] - 1, 3]
-        if count or first_step or last - motion.arcs[i] < _SHORT_M:
+        length = way_ahead(fleet, motion, i, motion.ahead)
+        count = _find_rivals(fleet, motion, i, length)
+        dx = motion.ahead[length - 1, 0] - motion.ahead[0, 0]
+        dy = motion.ahead[length - 1, 1] - motion.ahead[0, 1]
+        # After the first step a corridor touches its vehicle, which sits at one of its ends, unless it is empty.
+        if count or first_step or np.hypot(dx, dy) < _SHORT_M:
             return i, count
         follow(fleet, motion, i, np.nan, 0.0)
     return len(fleet.starts), 0
 
 
 @compiled
-def _find_rivals(fleet: Fleet, motion: Motion, i: int) -> int:
-    """Writes to ``motion.rivals`` who may touch the corridor of vehicle ``i``; returns their number."""
-    length = way_ahead(fleet, motion, i, motion.ahead)
+def _find_rivals(fleet: Fleet, motion: Motion, i: int, length: int) -> int:
+    """Writes to ``motion.rivals`` who may touch the corridor of vehicle ``i``; returns their number.
+
+    The way ahead is in ``motion.ahead``, ``length`` vertices of it.
+    """
     margin = _SLACK * fleet.widths[i] / 2
-    bounds = np.empty(4)
+    bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     _bound(motion.ahead, length, margin, bounds)
     count = 0
     for j in range(len(motion.present)):
@@ -300,7 +310,11 @@ def _find_rivals(fleet: Fleet, motion: Motion, i: int) -> int:
             continue
         if other[0] > bounds[2] or other[2] < bounds[0] or other[1] > bounds[3] or other[3] < bounds[1]:
             continue
-        if _within(motion.ahead, length, motion.spines[j], motion.counts[j], margin + motion.reach[j]):
+        if (
+            _within(motion.ahead, length, motion.rings[j], 5, margin + _TOUCH_M)
+            or in_convex(motion.rings[j, :4], motion.ahead[0, 0], motion.ahead[0, 1])
+            or _within(motion.ahead, length, motion.spines[j], motion.counts[j], margin + motion.reach[j])
+        ):
             motion.rivals[count] = j
             count += 1
     return count
@@ -348,11 +362,11 @@ def follow(fleet: Fleet, motion: Motion, i: int, distance: float, lead_speed: fl
     acceleration = min(max(acceleration, -_DECELERATION_MPS2), _ACCELERATION_MPS2)
     motion.arcs[i] = arc + STEP_S * speed
     motion.speeds[i] = max(speed + STEP_S * acceleration, 0.0)
-    if motion.counts[i] == 2 or motion.arcs[i] != arc or motion.speeds[i] != speed:  # else it stands as before
+    if motion.counts[i] == 0 or motion.arcs[i] != arc or motion.speeds[i] != speed:  # else it stands as before
         motion.known[i] = False
         _place(fleet, i, motion.arcs[i], motion.poses[i])
         count = footprint(fleet, motion, i, motion.spines[i])
-        _close_spine(motion, i, count, fleet.lengths[i] / 2, fleet.widths[i] / 2)
+        _outline(motion, i, count, fleet.lengths[i], fleet.widths[i])
 
 
 @compiled
