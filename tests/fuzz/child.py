@@ -2,8 +2,7 @@
 
 A mutation passes if reading its file gives a result or an error of the project. Anything else, a warning about numbers
 included, ends the process, and the last line of its output then says which kind and seed it was; so it does after a
-crash of a library. The memory of the process is limited, and a mutation that takes more than ``LIMIT_S`` of CPU time ends
-it, too.
+crash of a library. Memory is limited, and so is the CPU time of a mutation (``LIMIT_S``).
 """
 
 import faulthandler
