@@ -84,9 +84,8 @@ def report_maps(dataset: Dataset, repeats: int) -> None:
                 repeats,
             )
             lanes = len(view.lanes) + len(view.lane_connectors)
-            print(
-                f"map        {lanes:5d} lanes: {cached:6.1f} ms from Arrow, {parsed:6.1f} ms parsed: {parsed / cached:4.1f} x"
-            )
+            times = f"{cached:6.1f} ms from Arrow, {parsed:6.1f} ms parsed: {parsed / cached:4.1f} x"
+            print(f"map        {lanes:5d} lanes: {times}")
 
 
 def report_memory(dataset: Dataset, split: str, times: int) -> None:
