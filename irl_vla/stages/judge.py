@@ -242,7 +242,7 @@ def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequen
     logged = [token for token in training.tokens if len(token) <= TOKEN_LENGTH]
     chosen = logged[:: max(1, len(logged) // _MANOEUVRE_SCENES)]
     best, means = baselines.best_constant_acceleration(
-        (training[token] for token in chosen), experiment.evaluate.scorer
+        (training[token] for token in chosen), folders.training_scorer(experiment)
     )
     shown = ", ".join(f"{a:+.2f}: {100 * m:.1f}" for a, m in zip(baselines.ACCELERATIONS_MPS2, means, strict=True))
     log.info("best constant acceleration on %s: %+.2f m/s^2 (%s)", experiment.data.train, best, shown)
