@@ -158,14 +158,17 @@ def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter
 
 
 def _windows(frames: Sequence[RawFrame], rule: SceneFilter) -> int:
-    """Scenes that the official window rule cuts from a log."""
+    """Scenes that the official window rule cuts from a log; broken frames (findings of their own) are no scenes."""
     kept = None if rule.tokens is None else frozenset(rule.tokens)
     currents = range(rule.num_history_frames - 1, len(frames) - rule.num_future_frames, rule.step)
-    return sum(
-        (bool(len(frames[index].values.get("roadblock_ids") or ())) or not rule.has_route)
-        and (kept is None or frames[index].values.get("token") in kept)
-        for index in currents
-    )
+    count = 0
+    for frame in (frames[index] for index in currents):
+        try:
+            token, route = frame.text("token"), frame.sequence("roadblock_ids")
+        except LogFormatError:
+            continue
+        count += (len(route) > 0 or not rule.has_route) and (kept is None or token in kept)
+    return count
 
 
 def _unreadable(name: str, label: str, size: int, message: str) -> LogFacts:
