@@ -82,7 +82,7 @@ class ScorerBackend:
         self._scenes: OrderedDict[str, ScoringContext] = OrderedDict()
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
-        """The sub-scores that enter the final score; invalid without a prepared scene, or where a plan gets no score."""
+        """The sub-scores that enter the final score; invalid without a prepared scene or where a plan has no score."""
         corrected = self._scorer.filter_convention == "corrected"
         values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
         valid = np.zeros(plans.shape[:2], np.bool_)
