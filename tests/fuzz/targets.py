@@ -122,24 +122,26 @@ def map_values(folder):
             tables = [name for (name,) in base.execute(names).fetchall()]
             for _ in range(generator.integers(1, 4)):
                 table = tables[generator.integers(len(tables))]
-                columns = [row[1] for row in base.execute(f'pragma table_info("{table}")').fetchall()]
-                break_table(base, table, columns, scalars[generator.integers(len(scalars))], generator)
+                break_table(base, table, scalars[generator.integers(len(scalars))], generator)
         base.close()
 
     return map_target(folder, change)
 
 
-def break_table(base, table, columns, value, generator):
-    """One statement; those that the file's own rules refuse change nothing."""
-    if not columns:
-        return
-    column = columns[generator.integers(len(columns))]
-    where = " where rowid = (select min(rowid) from '" + table + "')" if generator.random() < 0.5 else ""
-    statement = generator.choice(
-        [f'update "{table}" set "{column}" = ?{where}'] * 6
-        + [f'delete from "{table}"{where}', f'alter table "{table}" drop column "{column}"', f'drop table "{table}"']
-    )
+def break_table(base, table, value, generator):
+    """One statement; those that SQLite refuses, also because an earlier one broke the schema, change nothing."""
     try:
+        columns = [row[1] for row in base.execute(f'pragma table_info("{table}")').fetchall()]
+        column = columns[generator.integers(len(columns))] if columns else "fid"
+        where = f" where rowid = (select min(rowid) from '{table}')" if generator.random() < 0.5 else ""
+        statement = generator.choice(
+            [f'update "{table}" set "{column}" = ?{where}'] * 6
+            + [
+                f'delete from "{table}"{where}',
+                f'alter table "{table}" drop column "{column}"',
+                f'drop table "{table}"',
+            ]
+        )
         base.execute(str(statement), (value,) if "?" in statement else ())
     except sqlite3.Error:
         return
