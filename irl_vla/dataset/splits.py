@@ -131,16 +131,16 @@ def write_split(
 ) -> Path:
     """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path.
 
-    With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes. Tokens are quoted, as in the
-    official files: hydra takes 12e4567890123456 for a number.
+    With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes. The official devkit makes its
+    filter from the file by ``_target_``. Tokens are quoted, as in the official files: hydra takes 12e4567890123456 for
+    a number.
     """
     path = root / "train_test_split" / f"{name}.yaml"
-    values: dict[str, Any] = {"data_split": data_split, "scene_filter": scene_filter.model_dump(mode="json")}
+    official = {"_target_": "navsim.common.dataclasses.SceneFilter", "_convert_": "all"}
+    values: dict[str, Any] = {"data_split": data_split, "scene_filter": official | scene_filter.model_dump(mode="json")}
     if stage_pairs:
         second = [token for pair in stage_pairs for token in pair.second_tokens]
         values["scene_filter"] |= {
-            "_target_": "navsim.common.dataclasses.SceneFilter",
-            "_convert_": "all",
             "include_synthetic_scenes": True,
             "synthetic_scene_tokens": second,
             "reactive_synthetic_initial_tokens": second,
