@@ -7,7 +7,7 @@ import csv
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,7 @@ from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.intervals import Interval, group_bootstrap
 from irl_vla.policy.diffusion import DenoisingChain
-from irl_vla.scene import SUBSCORES
+from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 from irl_vla.token_bank import ORIGINAL, TokenBank
 
 #: A frame's extended comfort compares it with its predecessor at most this far back (spec section 17).
@@ -55,12 +55,18 @@ class SplitScores:
         subscores: (N, 9) after the human filter, ``SUBSCORES`` order; EC is NaN where a frame has no predecessor.
         score: (N,) final score, in the configured convention of the human filter.
         plans: (N, 8, 3).
+        judged: (N, 9) the sub-scores that made the score: ``subscores``, or those before the human filter in the
+            convention "before".
+        unscored: frames without a row, to the reason: in reactive traffic a plan may have no score, and is left out as
+            by the official evaluator.
     """
 
     frames: tuple[FrameId, ...]
     subscores: Floats
     score: Floats
     plans: Floats
+    judged: Floats
+    unscored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -87,7 +93,7 @@ def score_split(
         plans: token to (8, 3) plan in the ego frame.
 
     Raises:
-        SceneError: naming tokens without a plan, or whose plan is not finite.
+        SceneError: naming every token that has no plan, or an unfit one; nothing is scored then.
     """
     check_plans(frames, plans)
     logs = _by_log(frames)
@@ -98,7 +104,7 @@ def score_split(
         part = logs[start : start + _LOGS_A_TASK]
         needed = {frame.token: plans[frame.token] for group in part for frame in group}
         pending.append(task.remote(shared, part, needed, config))
-    return join_scores([scores for result in ray.get(pending) for scores in result])
+    return _told(join_scores([scores for result in ray.get(pending) for scores in result]))
 
 
 def score_here(
@@ -106,7 +112,7 @@ def score_here(
 ) -> SplitScores:
     """As :func:`score_split`, in this process: inside a Ray worker, tasks could wait forever for a free CPU."""
     check_plans(frames, plans)
-    return join_scores(_score_logs(store, _by_log(frames), plans, config))
+    return _told(join_scores(_score_logs(store, _by_log(frames), plans, config)))
 
 
 def score_log(
@@ -114,20 +120,26 @@ def score_log(
 ) -> SplitScores:
     """Scores the frames of one log in this process; a frame within 0.55 s of its predecessor gets EC."""
     scenes = sorted(((store[frame.token], frame) for frame in frames), key=lambda pair: pair[0].time_us)
-    filtered, raw, previous = [], [], None
+    filtered, raw, ordered, unscored, previous = [], [], [], {}, None
     for scene, frame in scenes:
         scored = score_plans(scene, np.asarray(plans[frame.token], np.float64)[None], config)
         comfort = _pair_comfort(scored, scene.time_us, previous)
+        previous = (scored, scene.time_us)
+        if scored.failures:
+            unscored[frame.token] = scored.failures[0]
+            continue
+        ordered.append(frame)
         filtered.append(np.append(scored.filtered[0, :-1], comfort))  # EC stands last and knows no human filter
         raw.append(np.append(scored.raw[0, :-1], comfort))
-        previous = (scored, scene.time_us)
-    ordered = tuple(frame for _, frame in scenes)
-    judged = filtered if config.filter_convention == "corrected" else raw
+    shape = (len(ordered), len(SUBSCORES))
+    judged = np.reshape(filtered if config.filter_convention == "corrected" else raw, shape)
     return SplitScores(
-        frames=ordered,
-        subscores=np.stack(filtered),
-        score=final_score(np.stack(judged)),
-        plans=np.stack([np.asarray(plans[frame.token]) for frame in ordered]),
+        frames=tuple(ordered),
+        subscores=np.reshape(filtered, shape),
+        score=final_score(judged),
+        plans=np.reshape([plans[frame.token] for frame in ordered], (len(ordered), FUTURE_FRAMES, 3)),
+        judged=judged,
+        unscored=unscored,
     )
 
 
@@ -138,18 +150,35 @@ def join_scores(parts: Sequence[SplitScores]) -> SplitScores:
         np.concatenate([part.subscores for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.plans for part in parts]),
+        np.concatenate([part.judged for part in parts]),
+        {token: reason for part in parts for token, reason in part.unscored.items()},
     )
 
 
 def check_plans(frames: Sequence[FrameId], plans: Mapping[str, Floats]) -> None:
-    """Raises SceneError naming the frames whose plan is missing, of a wrong shape or not finite."""
-    missing = [frame.token for frame in frames if frame.token not in plans]
-    if missing:
-        raise SceneError(f"{len(missing)} of {len(frames)} frames have no plan, the first: {', '.join(missing[:3])}")
-    for frame in frames:
-        plan = np.asarray(plans[frame.token])
-        if plan.shape != (8, 3) or not np.isfinite(plan).all():
-            raise SceneError(f"{frame.token}: expected a finite (8, 3) plan, found shape {plan.shape}: {plan.tolist()}")
+    """Refuses to judge a policy on a part of the frames.
+
+    Raises:
+        SceneError: naming every frame whose plan is missing, of a wrong shape or not finite.
+    """
+    unfit = unfit_plans(frames, plans)
+    if unfit:
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for token, reason in unfit.items():
+            by_reason[reason].append(token)
+        shown = "; ".join(f"{reason}: {', '.join(tokens)}" for reason, tokens in by_reason.items())
+        raise SceneError(
+            f"{len(unfit)} of {len(frames)} frames have no usable plan ({shown}); look at the planner that made them"
+        )
+
+
+def unfit_plans(frames: Sequence[FrameId], plans: Mapping[str, Floats]) -> dict[str, str]:
+    """What is wrong with the plan of every frame that cannot be scored, by token.
+
+    Leaving such frames out may move the score of their successors, which then have no EC.
+    """
+    found = {frame.token: _unfit(plans.get(frame.token)) for frame in frames}
+    return {token: reason for token, reason in found.items() if reason is not None}
 
 
 def frames_of_refs(refs: Sequence[SceneRef]) -> list[FrameId]:
@@ -177,16 +206,24 @@ def bank_plans(chain: DenoisingChain, bank: TokenBank, rows_per_batch: int = 128
 
 
 def difference(better: SplitScores, baseline: SplitScores, rng: np.random.Generator, samples: int) -> Interval:
-    """Paired difference of the final score, frame by frame, with its interval over groups."""
+    """Paired difference of the final score over the frames that both have, with its interval over groups.
+
+    Raises:
+        ValueError: if the common frames are of fewer than two groups.
+    """
     position = {frame.token: index for index, frame in enumerate(baseline.frames)}
-    order = [position[frame.token] for frame in better.frames]
-    return group_bootstrap(better.score - baseline.score[order], better.groups, rng, samples)
+    common = [index for index, frame in enumerate(better.frames) if frame.token in position]
+    order = [position[better.frames[index].token] for index in common]
+    groups = [better.frames[index].group for index in common]
+    return group_bootstrap(better.score[common] - baseline.score[order], groups, rng, samples)
 
 
 def result_rows(
     scores: Mapping[str, SplitScores], against: Sequence[str], samples: int, seed: int
 ) -> list[dict[str, float | str]]:
     """One row a policy: sub-scores, EPDMS with its interval, and paired differences to the policies in ``against``.
+
+    Differences are over the frames that both policies were judged on; none is given without two groups of them.
 
     Values are percentages points of EPDMS times 100, as the benchmark prints them.
     """
@@ -198,7 +235,7 @@ def result_rows(
             interval = group_bootstrap(100 * split.score, split.groups, np.random.default_rng(seed), samples)
             row |= {"epdms_low": interval.low, "epdms_high": interval.high}
             for other in against:
-                if other in scores and other != name:
+                if other in scores and other != name and _common_groups(split, scores[other]) > 1:
                     gap = difference(split, scores[other], np.random.default_rng(seed), samples)
                     row |= {
                         f"minus_{other}": 100 * gap.mean,
@@ -232,13 +269,47 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def frame_rows(name: str, split: SplitScores) -> list[dict[str, object]]:
-    """One row a frame for the CSV: token, log, group, kind, sub-scores and score."""
+    """One row a frame for the CSV: token, log, group, kind, sub-scores, score, and where it lost points."""
     return [
         {"policy": name, "token": frame.token, "log": frame.log_name, "group": frame.group, "kind": frame.kind}
         | dict(zip(SUBSCORES, values.tolist(), strict=True))
-        | {"score": float(score)}
-        for frame, values, score in zip(split.frames, split.subscores, split.score, strict=True)
+        | {"score": float(score), "lost": points_lost(judged)}
+        for frame, values, score, judged in zip(split.frames, split.subscores, split.score, split.judged, strict=True)
     ]
+
+
+def points_lost(judged: Floats) -> str:
+    """The sub-scores (9,) that kept a frame from a score of 1, e.g. "nc=0 ep=0.62"; empty where none did."""
+    lost = ((name, value) for name, value in zip(SUBSCORES, judged.tolist(), strict=True) if value < 1)
+    return " ".join(f"{name}={np.floor(1000 * value) / 1000:g}" for name, value in lost)  # never rounded up to 1
+
+
+def _told(scores: SplitScores) -> SplitScores:
+    """The scores, after saying what is left out of them.
+
+    Raises:
+        SceneError: if nothing is left.
+    """
+    for token, reason in scores.unscored.items():
+        log.warning("%s has no score and is left out: %s", token, reason)
+    if not scores.frames:
+        reasons = "; ".join(f"{token}: {reason}" for token, reason in scores.unscored.items())
+        raise SceneError(f"expected scores of plans, found none: {reasons}")
+    return scores
+
+
+def _common_groups(left: SplitScores, right: SplitScores) -> int:
+    tokens = {frame.token for frame in right.frames}
+    return len({frame.group for frame in left.frames if frame.token in tokens})
+
+
+def _unfit(plan: Floats | None) -> str | None:
+    if plan is None:
+        return "no plan"
+    values = np.asarray(plan)
+    if values.shape != (FUTURE_FRAMES, 3):
+        return f"expected a plan of shape ({FUTURE_FRAMES}, 3), found {values.shape}"
+    return None if np.isfinite(values).all() else "expected a finite plan, found NaN or infinity"
 
 
 def _by_log(frames: Sequence[FrameId]) -> list[list[FrameId]]:

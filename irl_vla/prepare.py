@@ -6,7 +6,7 @@ A scene that cannot be prepared does not stop the others: it is logged, and name
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +19,17 @@ from irl_vla.dataset.config import ViewConfig
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes, scene_refs, split_logs
+from irl_vla.dataset.second_stage import TOKEN_LENGTH, scene_path
 from irl_vla.dataset.splits import Split, read_split
 from irl_vla.dataset.views import scene_views
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.records import PreparedScene
-from irl_vla.epdms.store import SHARD_SUFFIX, PreparedStore, write_shard
+from irl_vla.epdms.store import SCHEMA_VERSION, SHARD_SUFFIX, PreparedStore, rebuild, write_shard
 from irl_vla.errors import CheckpointError, ClusterError, IrlVlaError, SceneError
 from irl_vla.scene import Scene
 
 KIND: Final = "prepared_scenes"
-SCHEMA: Final = 1
+SCHEMA: Final = SCHEMA_VERSION  # of the manifest: that of the shards
 
 _JOB_NAME: Final = "job.json"
 _REPORTS_NAME: Final = "logs"
@@ -52,11 +53,13 @@ class _LogReport:
     Attributes:
         log_hash: of the log file; a shard of another content is made again.
         scenes: prepared ones, in the shard.
+        second_stage: token to hash of the file, of the second-stage scenes behind the log.
     """
 
     log_hash: str
     scenes: int
     failed: tuple[FailedScene, ...]
+    second_stage: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
         seed: of the views.
 
     Raises:
-        CheckpointError: if the folder holds scenes of another split, view configuration or seed.
+        CheckpointError: if the folder holds scenes of another split, view configuration, seed or schema.
         SceneError: if not one scene could be prepared.
         ClusterError: if Ray loses the workers.
         IrlVlaError: of the data set, if a log or a map cannot be read.
@@ -118,7 +121,7 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
         schema=SCHEMA,
         config=config,
         seed=seed,
-        inputs={name: reports[name].log_hash for name in sorted(reports)},
+        inputs={name: _content(reports[name]) for name in sorted(reports)},
         extra={"scenes": scenes, "failed": [asdict(failure) for failure in failed]},
     ).write(folder)
     return PreparedStore.open(folder)
@@ -137,7 +140,7 @@ def failed_scenes(folder: Path) -> list[FailedScene]:
 def prepare_log(
     dataset: Dataset, split: str, name: str, tokens: Sequence[str] | None, views: ViewConfig | None, *, seed: int
 ) -> tuple[list[PreparedScene], list[FailedScene]]:
-    """Prepares the scenes of one log, each followed by its views, without Ray.
+    """Prepares the scenes of one log and of the second stage behind it, each followed by its views, without Ray.
 
     Args:
         dataset: where the log is.
@@ -160,7 +163,8 @@ def prepare_log(
 
 
 def _with_views(scene: Scene, views: ViewConfig | None, seed: int) -> list[Scene]:
-    return [scene] if views is None else [scene, *scene_views(scene, views, seed)]
+    # Nobody drove second-stage scenes, so there is no path from which their views could be shifted.
+    return [scene] if views is None or scene.is_synthetic else [scene, *scene_views(scene, views, seed)]
 
 
 def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | None]:
@@ -178,8 +182,16 @@ def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | 
     return tokens
 
 
+def _content(report: _LogReport) -> str:
+    """Hash of all files that the scenes of a log came from."""
+    if not report.second_stage:
+        return report.log_hash
+    return content_hash([report.log_hash, dict(report.second_stage)])
+
+
 def _what_matters(selection: Split, views: ViewConfig | None) -> dict[str, Any]:
-    return {
+    pairs = [[pair.now, pair.previous, *pair.second_tokens] for pair in selection.stage_pairs]
+    return ({"stage_pairs": content_hash(pairs)} if pairs else {}) | {
         "split": selection.name,
         "data_split": selection.data_split,
         "scene_filter": selection.scene_filter.model_dump(mode="json"),
@@ -192,7 +204,13 @@ def _begin(job: _Job, fingerprint: str, names: Mapping[str, object]) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     path = job.folder / _JOB_NAME
     if path.exists():
-        found = json.loads(path.read_text())["fingerprint"]
+        before = json.loads(path.read_text())
+        found, schema = before["fingerprint"], before.get("schema", 1)
+        if schema != SCHEMA:
+            raise CheckpointError(
+                f"{job.folder}: expected prepared scenes of schema {SCHEMA}, found those of schema {schema}; "
+                f"{rebuild(job.folder)}"
+            )
         if found != fingerprint:
             raise CheckpointError(
                 f"{job.folder}: expected scenes prepared by job {fingerprint}, found those of job {found} "
@@ -205,7 +223,7 @@ def _begin(job: _Job, fingerprint: str, names: Mapping[str, object]) -> None:
         if shard.stem not in names:
             log.warning("prepare: %s removed: its log is no longer part of split %s", shard, job.split)
             shard.unlink()
-    write_text(path, json.dumps({"fingerprint": fingerprint}))
+    write_text(path, json.dumps({"fingerprint": fingerprint, "schema": SCHEMA}))
 
 
 def _finished(job: _Job, name: str) -> _LogReport | None:
@@ -213,10 +231,13 @@ def _finished(job: _Job, name: str) -> _LogReport | None:
     if not (job.shard(name).exists() and job.report(name).exists()):
         return None
     values = json.loads(job.report(name).read_text())
-    if values["log_hash"] != file_hash(job.log_path(name)):
+    second_stage = values.get("second_stage", {})  # absent in reports of splits of one stage, as they were before
+    now = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in second_stage}
+    if values["log_hash"] != file_hash(job.log_path(name)) or now != second_stage:
         log.info("prepare: log %s has changed, its scenes are prepared again", name)
         return None
-    return _LogReport(values["log_hash"], values["scenes"], tuple(FailedScene(**item) for item in values["failed"]))
+    failed = tuple(FailedScene(**item) for item in values["failed"])
+    return _LogReport(values["log_hash"], values["scenes"], failed, second_stage)
 
 
 def _run(job: _Job, tokens_by_log: Mapping[str, Sequence[str] | None]) -> Iterator[tuple[str, _LogReport]]:
@@ -249,7 +270,10 @@ def _as_completed(references: Mapping[Any, str]) -> Iterator[Any]:
 def _prepare_shard(job: _Job, name: str, tokens: Sequence[str] | None) -> _LogReport:
     log_hash = file_hash(job.log_path(name))
     scenes, failed = prepare_log(job.dataset, job.split, name, tokens, job.views, seed=job.seed)
-    report = _LogReport(log_hash, len(scenes), tuple(failed))
+    seen = [*(scene.token for scene in scenes), *(failure.token for failure in failed)]
+    behind = [token for token in seen if len(token) == TOKEN_LENGTH]
+    second_stage = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in behind}
+    report = _LogReport(log_hash, len(scenes), tuple(failed), second_stage)
     # The shard comes last: while it is absent, the log counts as not done.
     job.shard(name).unlink(missing_ok=True)
     write_text(job.report(name), json.dumps(asdict(report)))

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 BASE = {"errors", "geometry", "config", "artifact", "scene"}
 DATA = BASE | {"token_bank", "driving", "dataset"}
 SCORE = DATA | {"epdms", "checkpoint", "tracking", "policy", "prepare", "reward"}
-JUDGE = SCORE | {"intervals", "baselines", "evaluate", "select", "navsim", "report"}
+JUDGE = SCORE | {"deployment", "intervals", "fingerprint", "plan_file", "baselines", "select", "navsim", "report"}
+JUDGE |= {"evaluate", "evaluate_two_stage"}
 
 #: layer -> what it may import of ours (its own modules always).
 MAY_IMPORT = {
@@ -27,24 +28,41 @@ MAY_IMPORT = {
     "dataset": BASE,
     "world": DATA,
     "epdms": BASE | {"driving"},
+    "fingerprint": {"errors", "artifact", "epdms"},
+    "plan_file": {"errors", "geometry", "scene", "artifact"},
     "policy": BASE | {"checkpoint", "token_bank"},
     "prepare": DATA | {"epdms"},
+    "deployment": DATA | {"checkpoint", "policy"},
     "reward": SCORE,
     "baselines": JUDGE,
     "evaluate": JUDGE,
     "select": JUDGE,
+    "evaluate_two_stage": JUDGE,
     "navsim": JUDGE,
     "report": JUDGE,
     "train": JUDGE | {"world"},
     "rl": JUDGE | {"train"},
     "experiment": JUDGE | {"session", "world", "train", "rl"},
+    "doctor": JUDGE | {"session", "world", "train", "rl", "experiment", "stages"},
     "stages": JUDGE | {"session", "world", "train", "rl", "experiment", "outcome"},
     "outcome": {"errors"},
-    "commands": JUDGE | {"session", "world", "train", "rl", "experiment", "stages", "outcome"},
+    "commands": JUDGE | {"session", "world", "train", "rl", "experiment", "doctor", "stages", "outcome"},
     "cli": {"commands", "stages"},
     "pipelines": {"stages"},
 }
-RAY_LAYERS = {"session", "prepare", "evaluate", "train", "rl", "stages", "commands", "cli", "pipelines"}
+RAY_LAYERS = {
+    "session",
+    "prepare",
+    "evaluate",
+    "evaluate_two_stage",
+    "train",
+    "rl",
+    "stages",
+    "doctor",
+    "commands",
+    "cli",
+    "pipelines",
+}
 RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 

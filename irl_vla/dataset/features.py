@@ -1,5 +1,6 @@
 """Turns a scene into what a policy sees of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
@@ -51,6 +52,24 @@ class StoredSensors:
         return sweep if frame.sweep_pose is None else _moved(sweep, frame.sweep_pose)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Readings:
+    """What ego and sensors gave over the history, before anything is resized, straightened or moved.
+
+    Attributes:
+        images: of the current frame, by camera name: (h, w, 3) RGB as taken and its calibration; absent where missing.
+        sweeps: one (R, n) a history frame, oldest first, in that frame's own ego frame, R >= ``OBSERVED_ROWS``; None
+            where missing or not configured.
+        history: (4, 7) as in :class:`irl_vla.scene.Observation`.
+        command: index into ``COMMAND_NAMES``.
+    """
+
+    images: Mapping[str, tuple[NDArray[np.uint8], Camera]]
+    sweeps: Sequence[NDArray[np.float32] | None]
+    history: Floats
+    command: int
+
+
 def build_observation(scene: Scene, sensors: Dataset | SensorSource, config: SensorConfig) -> Observation:
     """Collects images, sweeps, ego history, command and instruction of a scene's current frame.
 
@@ -66,30 +85,43 @@ def build_observation(scene: Scene, sensors: Dataset | SensorSource, config: Sen
     if scene.num_history != HISTORY_FRAMES:
         raise SceneError(f"{scene.token}: expected {HISTORY_FRAMES} history frames, found {scene.num_history}")
     source: SensorSource = StoredSensors(sensors) if isinstance(sensors, Dataset) else sensors
+    images: dict[str, tuple[NDArray[np.uint8], Camera]] = {}
+    for name in config.cameras:
+        taken = source.image(scene, scene.current, name)
+        if taken is not None:
+            images[name] = taken
+        elif not config.allow_missing:
+            stored = scene.current.cameras.get(name)
+            raise _missing(scene, scene.current, name, stored.path if stored else None)
+    sweeps = _sweeps(scene, source, config)
+    return observe(scene.token, Readings(images, sweeps, ego_history(scene), scene.current.ego.command), config)
+
+
+def observe(token: str, readings: Readings, config: SensorConfig) -> Observation:
+    """Brings readings into the form that policies take; the one way to an observation, whoever read the sensors.
+
+    A camera without an image is blank and not valid, a history frame without a sweep is empty.
+    """
     shape = (len(config.cameras), config.image_height_px, config.image_width_px, 3)
     images, valid = np.zeros(shape, np.uint8), np.zeros(shape[0], np.bool_)
     intrinsics, camera_to_ego = np.tile(np.eye(3), (shape[0], 1, 1)), np.tile(np.eye(4), (shape[0], 1, 1))
     for index, name in enumerate(config.cameras):
-        taken = source.image(scene, scene.current, name)
-        if taken is not None:
-            image, camera = taken
+        if name in readings.images:
+            image, camera = readings.images[name]
             images[index], intrinsics[index] = pinhole_image(image, camera, *shape[1:3])
             camera_to_ego[index, :3, :3], camera_to_ego[index, :3, 3] = camera.rotation, camera.translation_m
             valid[index] = True
-        elif not config.allow_missing:
-            stored = scene.current.cameras.get(name)
-            raise _missing(scene, scene.current, name, stored.path if stored else None)
     return Observation(
-        token=scene.token,
+        token=token,
         camera_names=tuple(config.cameras),
         images=images,
         camera_valid=valid,
         intrinsics=intrinsics,
         camera_to_ego=camera_to_ego,
-        sweeps=_sweeps(scene, source, config),
-        history=ego_history(scene),
-        command=scene.current.ego.command,
-        instruction=instruction_text(scene),
+        sweeps=_in_current_frame(readings.sweeps, readings.history),
+        history=readings.history,
+        command=readings.command,
+        instruction=instruction_text(readings.history, readings.command),
     )
 
 
@@ -101,11 +133,10 @@ def ego_history(scene: Scene) -> Floats:
     return np.concatenate([poses, np.stack(motion)], axis=-1)
 
 
-def instruction_text(scene: Scene) -> str:
-    """The question to the language model, with speed and command in words."""
-    ego = scene.current.ego
-    speed_mps = float(np.hypot(*ego.velocity_mps))
-    return f"{QUESTION} The ego vehicle drives at {speed_mps:.1f} m/s. Command: {COMMAND_NAMES[ego.command]}."
+def instruction_text(history: Floats, command: int) -> str:
+    """The question to the language model, with the current speed of a history (H, 7) and the command in words."""
+    speed_mps = float(np.hypot(*history[-1, 3:5]))
+    return f"{QUESTION} The ego vehicle drives at {speed_mps:.1f} m/s. Command: {COMMAND_NAMES[command]}."
 
 
 def pinhole_image(
@@ -150,20 +181,27 @@ def _straightening(
     return whole, fraction
 
 
-def _sweeps(scene: Scene, source: SensorSource, config: SensorConfig) -> tuple[NDArray[np.float32], ...]:
-    """One (n, 4) sweep a history frame in the current ego frame; empty for frames that are not configured."""
-    found = []
+def _sweeps(scene: Scene, source: SensorSource, config: SensorConfig) -> list[NDArray[np.float32] | None]:
+    """The configured sweeps, each in its own frame's ego frame."""
+    found: list[NDArray[np.float32] | None] = []
     for index, frame in enumerate(scene.history):
         sweep = source.sweep(scene, frame) if index in config.lidar_history else None
+        if sweep is None and index in config.lidar_history and not config.allow_missing:
+            raise _missing(scene, frame, "LiDAR sweep", frame.lidar_path)
+        found.append(sweep)
+    return found
+
+
+def _in_current_frame(sweeps: Sequence[NDArray[np.float32] | None], history: Floats) -> tuple[NDArray[np.float32], ...]:
+    """One (n, 4) sweep a history frame in the current ego frame; empty where there is none."""
+    moved = []
+    for index, sweep in enumerate(sweeps):
         if sweep is None:
-            if index in config.lidar_history and not config.allow_missing:
-                raise _missing(scene, frame, "LiDAR sweep", frame.lidar_path)
-            found.append(np.zeros((0, OBSERVED_ROWS), np.float32))
+            moved.append(np.zeros((0, OBSERVED_ROWS), np.float32))
             continue
-        if frame is not scene.current:
-            sweep = _moved(sweep, relative_to(scene.current.ego.pose_global, frame.ego.pose_global))
-        found.append(np.ascontiguousarray(sweep[:OBSERVED_ROWS].T))
-    return tuple(found)
+        here = sweep if index == len(sweeps) - 1 else _moved(sweep, history[index, :3])
+        moved.append(np.ascontiguousarray(here[:OBSERVED_ROWS].T))
+    return tuple(moved)
 
 
 def _moved(sweep: NDArray[np.float32], pose: Floats) -> NDArray[np.float32]:

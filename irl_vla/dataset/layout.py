@@ -12,6 +12,10 @@ from irl_vla.errors import ConfigError, LogFormatError
 #: Split files of the official devkit, below its root.
 DEVKIT_SPLITS: Final = "navsim/planning/script/config/common/train_test_split"
 
+#: Bytes that Linux allows in a file name, and characters in a path below a root.
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 3000
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -31,9 +35,17 @@ class Dataset:
         """Folder of the log pickles of a data split."""
         return below(self.root, f"navsim_logs/{data_split}", "data_split")
 
+    def second_stage_folder(self, split: str) -> Path:
+        """Folder of the second-stage scenes of a two-stage split, one pickle a scene."""
+        return below(self.root, f"{split}/synthetic_scene_pickles", "split")
+
     def sensor_folder(self, data_split: str) -> Path:
-        """Folder to which image and sweep paths of a data split are relative."""
-        return below(self.root, f"sensor_blobs/{data_split}", "data_split")
+        """Folder to which image and sweep paths of a data split are relative.
+
+        Second-stage scenes have the two-stage split as theirs, which keeps its sensors in a folder of its own.
+        """
+        own = below(self.root, f"{data_split}/sensor_blobs", "data_split")
+        return own if own.is_dir() else below(self.root, f"sensor_blobs/{data_split}", "data_split")
 
 
 def open_dataset(config: DataConfig, environment: Mapping[str, str] | None = None) -> Dataset:
@@ -66,14 +78,23 @@ def open_dataset(config: DataConfig, environment: Mapping[str, str] | None = Non
 
 
 def below(root: Path, relative: str, key: str) -> Path:
-    """Joins a path that comes from data to a root; symbolic links that the user put below the root are followed.
+    """Joins a path that comes from data to a root.
+
+    A pickle or YAML file can thus name no place outside of the root. Symbolic links are followed: only somebody who may
+    write below the root can have put them there, and large sensor folders often lie on another disk.
 
     Raises:
-        LogFormatError: if ``relative`` is empty, absolute or climbs with ``..``.
+        LogFormatError: if ``relative`` is empty, absolute, climbs with ``..`` or can be no file name.
     """
     parts = PurePosixPath(relative).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in relative or "\\" in relative:
-        raise LogFormatError(f"{root}: {key}: expected a path below this folder, found {relative!r}")
+    if not parts or parts[0].startswith("/") or ".." in parts or "\0" in relative or "\\" in relative:
+        raise LogFormatError(f"{root}: {key}: expected a path below this folder, found {relative[:200]!r}")
+    try:
+        fits = len(relative) <= _LONGEST_PATH and all(len(part.encode()) <= _LONGEST_NAME for part in parts)
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise LogFormatError(f"{root}: {key}: expected a path that a file can have, found {relative[:200]!r}")
     return root.joinpath(*parts)
 
 

@@ -1,13 +1,14 @@
 """Reads NAVSIM log pickles: lists of 2 Hz frame dicts, validated and converted frame by frame on demand."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 
 from irl_vla.dataset.log_writer import LogMeta, write_log
+from irl_vla.dataset.raw_frame import RawFrame, describe
 from irl_vla.dataset.safe_pickle import read_pickle
 from irl_vla.errors import LogFormatError
 from irl_vla.geometry import Floats
@@ -33,6 +34,8 @@ FRAME_KEYS: Final = (
 ANNOTATION_KEYS: Final = ("gt_boxes", "gt_names", "gt_velocity_3d", "instance_tokens", "track_tokens")
 _KNOWN_NAMES: Final = frozenset((*OBJECT_NAMES, "ego"))
 _CITY_ALIASES: Final = {"las_vegas": "us-nv-las-vegas-strip"}
+#: Faster is a broken file, not a car; far below what float32 can hold.
+_FASTEST: Final = 1e6
 _NO_OBJECTS: Final = Boxes(boxes=np.zeros((0, 7)), names=(), velocity_mps=np.zeros((0, 3)), track_tokens=())
 
 
@@ -56,20 +59,15 @@ class Log:
 
     def token(self, index: int) -> str:
         """Token of a frame, which is the token of the scene whose current frame it is."""
-        return _RawFrame(self.path, index, self.raw[index]).text("token")
+        return RawFrame(self.path, index, self.raw[index]).text("token")
 
     def map_name(self, index: int) -> str:
         """City of a frame."""
-        frame = _RawFrame(self.path, index, self.raw[index])
-        name = frame.text("map_location")
-        name = _CITY_ALIASES.get(name, name)
-        if name not in CITIES:
-            frame.fail("map_location", f"one of {', '.join(CITIES)}", repr(name))
-        return name
+        return parse_city(RawFrame(self.path, index, self.raw[index]))
 
     def has_route(self, index: int) -> bool:
         """True if the frame's route names at least one roadblock."""
-        return len(_RawFrame(self.path, index, self.raw[index]).sequence("roadblock_ids")) > 0
+        return len(RawFrame(self.path, index, self.raw[index]).sequence("roadblock_ids")) > 0
 
     def frame(self, index: int) -> Frame:
         """The frame at an index (0 .. len - 1).
@@ -78,7 +76,7 @@ class Log:
             LogFormatError: naming file, frame and key of whatever does not fit.
         """
         if index not in self.converted:
-            self.converted[index] = _frame(_RawFrame(self.path, index, self.raw[index]), self.annotated)
+            self.converted[index] = _frame(RawFrame(self.path, index, self.raw[index]), self.annotated)
         return self.converted[index]
 
 
@@ -94,16 +92,16 @@ def read_log(path: Path, annotated: bool = True) -> Log:
     """
     frames = read_pickle(path)
     if not isinstance(frames, list) or not frames:
-        raise LogFormatError(f"{path}: expected a non-empty list of frames, found {_describe(frames)}")
+        raise LogFormatError(f"{path}: expected a non-empty list of frames, found {describe(frames)}; fetch it again")
     seen: set[str] = set()
     previous_us = -1
     for index, item in enumerate(frames):
         if not isinstance(item, dict):
-            raise LogFormatError(f"{path}: frame {index}: expected a dict, found {_describe(item)}")
-        frame = _RawFrame(path, index, item)
+            raise LogFormatError(f"{path}: frame {index}: expected a dict, found {describe(item)}; fetch the log again")
+        frame = RawFrame(path, index, item)
         token, time_us = frame.text("token"), frame.integer("timestamp")
         if token in seen:
-            frame.fail("token", "a token used once in the log", repr(token))
+            frame.fail("token", "a token used once in the log", describe(token))
         if time_us <= previous_us:
             frame.fail("timestamp", f"a time after {previous_us} us", str(time_us))
         seen.add(token)
@@ -111,111 +109,60 @@ def read_log(path: Path, annotated: bool = True) -> Log:
     return Log(path=path, raw=tuple(frames), converted={}, annotated=annotated)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _RawFrame:
-    """A dict of a log file together with its place, for errors that name file, frame and key."""
-
-    path: Path
-    index: int
-    values: Mapping[str, Any]
-    prefix: str = ""
-
-    def fail(self, key: str, expected: str, found: str) -> NoReturn:
-        raise LogFormatError(
-            f"{self.path}: frame {self.index}: {self.prefix}{key}: expected {expected}, found {found}; "
-            "fetch or generate the log again"
-        )
-
-    def get(self, key: str) -> Any:
-        try:
-            return self.values[key]
-        except KeyError:
-            self.fail(key, "the key", "none")
-
-    def inner(self, key: str) -> "_RawFrame":
-        value = self.get(key)
-        if not isinstance(value, dict):
-            self.fail(key, "a dict", _describe(value))
-        return _RawFrame(self.path, self.index, value, f"{self.prefix}{key}.")
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not value:
-            self.fail(key, "a non-empty string", _describe(value))
-        return str(value)
-
-    def integer(self, key: str) -> int:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            self.fail(key, "a whole number, 0 or more", _describe(value))
-        return int(value)
-
-    def sequence(self, key: str) -> Sequence[Any]:
-        value = self.get(key)
-        if isinstance(value, np.ndarray) and value.ndim == 1:
-            return value.tolist()  # type: ignore[no-any-return]
-        if not isinstance(value, (list, tuple)):
-            self.fail(key, "a list", _describe(value))
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        items = tuple(self.sequence(key))
-        if not all(isinstance(item, str) for item in items):
-            self.fail(key, "a list of strings", _describe(next(item for item in items if not isinstance(item, str))))
-        return items
-
-    def floats(self, key: str, shape: tuple[int | None, ...]) -> Floats:
-        """A finite float64 array of a shape in which None stands for any length."""
-        value = self.get(key)
-        try:
-            array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            self.fail(key, "numbers", _describe(value))
-        if array.ndim == 1 and array.size == 0 and shape[0] is None:  # an empty list of rows has lost its width
-            array = array.reshape(0, *(length or 0 for length in shape[1:]))
-        if len(array.shape) != len(shape) or any(
-            want is not None and want != have for want, have in zip(shape, array.shape, strict=True)
-        ):
-            wanted = ", ".join("N" if length is None else str(length) for length in shape)
-            self.fail(key, f"shape ({wanted})", f"shape {array.shape}")
-        if not np.isfinite(array).all():
-            where = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
-            self.fail(key, "finite numbers", f"{array[where]} at {where}")
-        return array
-
-
-def _frame(raw: _RawFrame, annotated: bool) -> Frame:
+def _frame(raw: RawFrame, annotated: bool) -> Frame:
     for key in FRAME_KEYS:
         raw.get(key)
     lidar_path = raw.values["lidar_path"]
     return Frame(
         token=raw.text("token"),
         timestamp_us=raw.integer("timestamp"),
-        ego=_ego(raw),
-        objects=_boxes(raw.inner("anns")) if annotated or "anns" in raw.values else _NO_OBJECTS,
-        traffic_lights=_traffic_lights(raw),
+        ego=parse_ego(raw),
+        objects=parse_boxes(raw.inner("anns")) if annotated or "anns" in raw.values else _NO_OBJECTS,
+        traffic_lights=parse_traffic_lights(raw),
         roadblock_ids=raw.texts("roadblock_ids"),
-        cameras=_cameras(raw.inner("cams")),
+        cameras=parse_cameras(raw.inner("cams")),
         lidar_path=None if lidar_path is None else raw.text("lidar_path"),
     )
 
 
-def _ego(raw: _RawFrame) -> EgoStatus:
+def parse_city(raw: RawFrame, key: str = "map_location") -> str:
+    """The city's name in full."""
+    name = raw.text(key)
+    name = _CITY_ALIASES.get(name, name)
+    if name not in CITIES:
+        raw.fail(key, f"one of {', '.join(CITIES)}", describe(name))
+    return name
+
+
+def parse_ego(raw: RawFrame) -> EgoStatus:
+    """Pose, motion and command of the ego; raises a LogFormatError like all of these."""
     translation = raw.floats("ego2global_translation", (3,))
     rotation = raw.floats("ego2global_rotation", (4,))
-    if not np.linalg.norm(rotation) > 0.5:
+    if not 0.5 < np.linalg.norm(rotation) < 2.0:
         raw.fail("ego2global_rotation", "a unit quaternion w, x, y, z", str(rotation.tolist()))
-    # The official loader rounds velocity and acceleration to float32 before anything else sees them.
-    dynamics = raw.floats("ego_dynamic_state", (4,)).astype(np.float32).astype(np.float64)
-    command = raw.floats("driving_command", (4,))
-    if np.count_nonzero(command) != 1 or command.max() != 1:
-        raw.fail("driving_command", "a one-hot of left, straight, right, unknown", str(command.tolist()))
+    dynamics = parse_motion(raw, "ego_dynamic_state", 4)
     return EgoStatus(
         pose_global=np.array([translation[0], translation[1], heading_of(rotation)]),
         velocity_mps=dynamics[:2],
         acceleration_mps2=dynamics[2:],
-        command=int(command.argmax()),
+        command=parse_command(raw),
     )
+
+
+def parse_motion(raw: RawFrame, key: str, length: int) -> Floats:
+    """Velocities or accelerations, which the official loader rounds to float32 before anything else sees them."""
+    motion = raw.floats(key, (length,))
+    if np.abs(motion).max() > _FASTEST:
+        raw.fail(key, f"m/s and m/s2 below {_FASTEST:.0f}", str(motion.tolist()))
+    return motion.astype(np.float32).astype(np.float64)
+
+
+def parse_command(raw: RawFrame) -> int:
+    """Index of the driving command."""
+    command = raw.floats("driving_command", (4,))
+    if np.count_nonzero(command) != 1 or command.max() != 1:
+        raw.fail("driving_command", "a one-hot of left, straight, right, unknown", str(command.tolist()))
+    return int(command.argmax())
 
 
 def heading_of(rotation: Floats) -> float:
@@ -231,51 +178,55 @@ def heading_of(rotation: Floats) -> float:
     return float(np.arctan2(2 * (w * z - x * y), 1 - 2 * (y**2 + z**2)))
 
 
-def _boxes(raw: _RawFrame) -> Boxes:
-    for key in ANNOTATION_KEYS:
+def parse_boxes(raw: RawFrame, keys: tuple[str, str, str, str, str] = ANNOTATION_KEYS) -> Boxes:
+    """Annotated objects out of the dict ``anns``, or of a dict with other keys in the same order."""
+    for key in keys:
         raw.get(key)
-    boxes, velocity = raw.floats("gt_boxes", (None, 7)), raw.floats("gt_velocity_3d", (None, 3))
-    names, track_tokens = raw.texts("gt_names"), raw.texts("track_tokens")
-    columns: tuple[Sized, ...] = (boxes, names, velocity, raw.sequence("instance_tokens"), track_tokens)
-    lengths = {key: len(column) for key, column in zip(ANNOTATION_KEYS, columns, strict=True)}
+    boxes, velocity = raw.floats(keys[0], (None, 7)), raw.floats(keys[2], (None, 3))
+    names, track_tokens = raw.texts(keys[1]), raw.texts(keys[4])
+    columns: tuple[Sized, ...] = (boxes, names, velocity, raw.sequence(keys[3]), track_tokens)
+    lengths = {key: len(column) for key, column in zip(keys, columns, strict=True)}
     if len(set(lengths.values())) != 1:
         raw.fail("*", "five annotations of equal length", ", ".join(f"{key} {size}" for key, size in lengths.items()))
     unknown = set(names) - _KNOWN_NAMES
     if unknown:
-        raw.fail("gt_names", f"names out of {', '.join(OBJECT_NAMES)}", repr(min(unknown)))
+        raw.fail(keys[1], f"names out of {', '.join(OBJECT_NAMES)}", describe(min(unknown)))
     return Boxes(boxes=boxes, names=names, velocity_mps=velocity, track_tokens=track_tokens)
 
 
-def _traffic_lights(raw: _RawFrame) -> tuple[tuple[int, bool], ...]:
+def parse_traffic_lights(raw: RawFrame) -> tuple[tuple[int, bool], ...]:
+    """Pairs of lane connector id and is-red."""
     lights = []
     for item in raw.sequence("traffic_lights"):
         try:
             connector, is_red = item
             lights.append((int(connector), bool(is_red)))
-        except (TypeError, ValueError):
-            raw.fail("traffic_lights", "pairs of lane connector id and is-red", repr(item))
+        except (TypeError, ValueError, OverflowError):
+            raw.fail("traffic_lights", "pairs of lane connector id and is-red", describe(item))
     return tuple(lights)
 
 
-def _cameras(raw: _RawFrame) -> dict[str, Camera]:
-    """Cameras by name; a camera without images has an empty entry, or none."""
+def parse_cameras(raw: RawFrame) -> dict[str, Camera]:
+    """Cameras by name out of the dict ``cams``; a camera without images has an empty entry, or none."""
     unknown = set(raw.values) - set(CAMERA_NAMES)
     if unknown:
-        raw.fail(str(min(unknown, key=str)), f"cameras out of {', '.join(CAMERA_NAMES)}", "another name")
+        name = min(unknown, key=describe)
+        key = name if isinstance(name, str) else describe(name)
+        raw.fail(key, f"cameras out of {', '.join(CAMERA_NAMES)}", "another name")
     cameras = {}
     for name in raw.values:
         entry = raw.inner(name)
         if entry.values:
-            cameras[name] = Camera(
-                path=entry.text("data_path"),
-                rotation=entry.floats("sensor2lidar_rotation", (3, 3)),
-                translation_m=entry.floats("sensor2lidar_translation", (3,)),
-                intrinsic=entry.floats("cam_intrinsic", (3, 3)),
-                distortion=entry.floats("distortion", (5,)),
-            )
+            cameras[name] = parse_camera(entry)
     return cameras
 
 
-def _describe(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+def parse_camera(entry: RawFrame) -> Camera:
+    """Calibration and file of one camera."""
+    return Camera(
+        path=entry.text("data_path"),
+        rotation=entry.floats("sensor2lidar_rotation", (3, 3)),
+        translation_m=entry.floats("sensor2lidar_translation", (3,)),
+        intrinsic=entry.floats("cam_intrinsic", (3, 3)),
+        distortion=entry.floats("distortion", (5,)),
+    )

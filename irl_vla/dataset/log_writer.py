@@ -35,6 +35,7 @@ class LogMeta:
 def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
     """Writes frames as the official list of dicts, atomically.
 
+    A frame without a sweep still says where it would lie, because the official loader stops at a path that is None.
     The file holds builtins and arrays only, in pickle protocol 4 with the names of numpy 1, so the official environment
     (Python 3.9, numpy 1.23) reads it. The ego heading is stored as a rotation about z, boxes as they are.
     """
@@ -46,6 +47,11 @@ def write_log(path: Path, frames: Sequence[Frame], meta: LogMeta) -> None:
             for index, frame in enumerate(frames)
         ],
     )
+
+
+def sweep_path(log_name: str, token: str) -> str:
+    """Where a frame's sweep belongs, relative to the split's sensor folder."""
+    return f"{log_name}/MergedPointCloud/{token}.pcd"
 
 
 def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
         "can_bus": np.concatenate(
             [translation, rotation, acceleration, np.zeros(1), velocity, np.zeros(1), np.zeros(3), np.zeros(2)]
         ),
-        "lidar_path": frame.lidar_path,
+        "lidar_path": frame.lidar_path or sweep_path(meta.log_name, frame.token),
         "lidar2ego_translation": np.zeros(3),
         "lidar2ego_rotation": [1.0, 0.0, 0.0, 0.0],
         "ego2global_translation": translation,
@@ -77,7 +83,7 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
         "ego_dynamic_state": [float(value) for value in (*velocity, *acceleration)],
         "traffic_lights": [(int(connector), bool(is_red)) for connector, is_red in frame.traffic_lights],
         "driving_command": np.eye(4, dtype=np.int64)[frame.ego.command].copy(),
-        "cams": {name: _camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
+        "cams": {name: camera_dict(frame.cameras[name]) if name in frame.cameras else {} for name in CAMERA_NAMES},
         "ego2global": ego2global,
         "lidar2ego": np.eye(4),
         "lidar2global": ego2global.copy(),
@@ -85,7 +91,8 @@ def _frame_dict(frame: Frame, meta: LogMeta, index: int) -> dict[str, Any]:
     }
 
 
-def _camera_dict(camera: Camera) -> dict[str, Any]:
+def camera_dict(camera: Camera) -> dict[str, Any]:
+    """A camera as all files describe it."""
     return {
         "data_path": camera.path,
         "sensor2lidar_rotation": _plain(camera.rotation),

@@ -8,6 +8,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -49,6 +50,7 @@ _READING_ERRORS: Final = (
     ImportError,
     LookupError,
     MemoryError,
+    RecursionError,
     TypeError,
     ValueError,  # includes UnicodeError
 )
@@ -75,15 +77,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Pickler(_PYTHON_PICKLER):  # type: ignore[misc]
-    """Names numpy's internals as numpy 1 does."""
+    """Names numpy's internals as numpy 1 does, and stand-ins as the classes that they stand for."""
+
+    def __init__(self, stream: io.BytesIO, names: AllowedNames) -> None:
+        super().__init__(stream, protocol=4)
+        self._names = {id(stand_in): name for name, stand_in in names.items()}
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         old = _OLD_PACKAGE.get(getattr(obj, "__module__", ""))
-        if old is None:
+        official = (old, obj.__name__) if old else self._names.get(id(obj))
+        if official is None:
             super().save_global(obj, name)
             return
-        self.save(old)
-        self.save(obj.__name__)
+        for part in official:
+            self.save(part)
         self.write(pickle.STACK_GLOBAL)
         self.memoize(obj)
 
@@ -99,14 +106,22 @@ def read_pickle(path: Path, allowed: AllowedNames = NUMPY_NAMES) -> Any:
             return _Unpickler(stream, allowed).load()
     except FileNotFoundError as error:
         raise LogFormatError(f"{path}: expected a pickle, found no file; check the data set's folders") from error
+    except OSError as error:
+        raise LogFormatError(
+            f"{path}: expected a pickle that can be read, found {error.strerror}; check the file"
+        ) from error
     except _READING_ERRORS as error:
         raise LogFormatError(
             f"{path}: expected a whole pickle of plain data, found {error}; fetch the file again"
         ) from error
 
 
-def write_pickle(path: Path, value: Any) -> None:
-    """Writes builtins and arrays with protocol 4 and the names of numpy 1, atomically."""
+def write_pickle(path: Path, value: Any, names: AllowedNames = MappingProxyType({})) -> None:
+    """Writes builtins and arrays with protocol 4 and the names of numpy 1, atomically.
+
+    Args:
+        names: further classes that may occur, by the (module, name) under which a reader shall look for them.
+    """
     buffer = io.BytesIO()
-    _Pickler(buffer, protocol=4).dump(value)
+    _Pickler(buffer, names).dump(value)
     write_bytes(path, buffer.getvalue())

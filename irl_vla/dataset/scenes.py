@@ -1,4 +1,8 @@
-"""Scenes of a split: listed, streamed log by log, or loaded one at a time."""
+"""Scenes of a split: listed, streamed log by log, or loaded one at a time.
+
+The scenes of a two-stage split are the logged ones of its first stage and, behind those of each log, the second-stage
+scenes that its mapping ties to them.
+"""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
@@ -8,7 +12,8 @@ from typing import Final
 
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.dataset.log import Log, read_log
-from irl_vla.dataset.splits import LogLayout, SceneRef, Split, read_layouts, read_split
+from irl_vla.dataset.second_stage import read_second_stage, scene_path
+from irl_vla.dataset.splits import LogLayout, SceneRef, Split, StagePair, read_layouts, read_split
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.scene import Scene
 
@@ -72,10 +77,10 @@ def iter_scenes(
         SceneError: at the end, if a token asked for was not found.
     """
     wanted = None if tokens is None else set(tokens)
-    data_split = read_split(dataset, split)
+    selection = read_split(dataset, split)
     for ref, log in _windows(dataset, split, logs):
         if wanted is None or ref.token in wanted:
-            yield _scene(data_split, log, ref)
+            yield _second_stage(dataset, selection, ref) if log is None else _scene(selection, log, ref)
             if wanted is not None:
                 wanted.discard(ref.token)
                 if not wanted:
@@ -96,6 +101,8 @@ def load_scene(dataset: Dataset, split: str, token: str) -> Scene:
     ref = _index(dataset, selection, folder.stat().st_mtime_ns if folder.is_dir() else 0).get(token)
     if ref is None:
         raise SceneError(f"{token}: expected in split {split!r}, not found")
+    if ref.token in _second_tokens(selection):
+        return _second_stage(dataset, selection, ref)
     path = folder / f"{ref.log_name}.pkl"
     return _scene(selection, _recent_log(path, path.stat().st_mtime_ns, _annotated(selection)), ref)
 
@@ -123,28 +130,57 @@ def _annotated(split: Split) -> bool:
     return not split.data_split.startswith(UNANNOTATED_PREFIX)
 
 
-def _windows(dataset: Dataset, split: str, logs: Sequence[str] | None) -> Iterator[tuple[SceneRef, Log]]:
-    """The official window rule: every ``step`` frames a window; short and routeless ones are dropped."""
+def _windows(dataset: Dataset, split: str, logs: Sequence[str] | None) -> Iterator[tuple[SceneRef, Log | None]]:
+    """The official window rule: every ``step`` frames a window; short and routeless ones are dropped.
+
+    Second-stage scenes follow those of the log that they belong to, without a log.
+    """
     selection = read_split(dataset, split)
     rule = selection.scene_filter
-    if rule.include_synthetic_scenes:
-        logger.info("split %s: logged scenes only; second-stage scenes are read from their own files", split)
+    if rule.include_synthetic_scenes and not selection.stage_pairs:
+        logger.warning("split %s: its file has no mapping of second-stage scenes; logged scenes only", split)
     layouts = read_layouts(dataset)
+    pair_of = {token: pair for pair in selection.stage_pairs for token in (pair.now, pair.previous)}
     kept = None if rule.tokens is None else frozenset(rule.tokens)
-    count = 0
+    left = rule.max_scenes
     for name in split_logs(dataset, split) if logs is None else logs:
+        if left == 0:
+            return
         path = dataset.log_folder(selection.data_split) / f"{name}.pkl"
         log = read_log(path, annotated=_annotated(selection))
         layout = layouts.get(name, LogLayout(layout=name, kind=""))
+        pairs: dict[StagePair, SceneRef] = {}
         for start in range(0, len(log) - rule.num_frames + 1, rule.step):
             current = start + rule.num_history_frames - 1
             token = log.token(current)
             if (rule.has_route and not log.has_route(current)) or (kept is not None and token not in kept):
                 continue
-            if count == rule.max_scenes:
-                return
-            count += 1
-            yield SceneRef(token, name, current, log.map_name(current), layout.layout, layout.kind), log
+            if left == 0:
+                break
+            left = None if left is None else left - 1
+            ref = SceneRef(token, name, current, log.map_name(current), layout.layout, layout.kind)
+            if token in pair_of:
+                pairs[pair_of[token]] = ref
+            yield ref, log
+        for pair, ref in pairs.items():
+            for token in pair.second_tokens:
+                yield SceneRef(token, name, rule.num_history_frames - 1, ref.map_name, layout.layout, ""), None
+
+
+def _second_tokens(split: Split) -> frozenset[str]:
+    return frozenset(token for pair in split.stage_pairs for token in pair.second_tokens)
+
+
+def _second_stage(dataset: Dataset, split: Split, ref: SceneRef) -> Scene:
+    path = scene_path(dataset, split.name, ref.token)
+    scene = read_second_stage(path, split.name, ref.group)
+    found = (scene.token, scene.log_name, scene.map_name)
+    if found != (ref.token, ref.log_name, ref.map_name):
+        raise LogFormatError(
+            f"{path}: scene_metadata: expected token, log and map of the split's mapping "
+            f"({ref.token}, {ref.log_name}, {ref.map_name}), found {', '.join(found)}; fetch or generate it again"
+        )
+    return scene
 
 
 def _scene(split: Split, log: Log, ref: SceneRef) -> Scene:

@@ -26,14 +26,7 @@ def load_image(dataset: Dataset, data_split: str, camera: Camera) -> NDArray[np.
     Raises:
         LogFormatError: if the file is missing or is no image.
     """
-    path = below(dataset.sensor_folder(data_split), camera.path, "data_path")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise LogFormatError(f"{path}: expected a camera image, found no file; fetch the sensor data") from error
-    except OSError as error:
-        raise LogFormatError(f"{path}: expected a whole JPEG image, found another content ({error})") from error
+    return decode_image(below(dataset.sensor_folder(data_split), camera.path, "data_path"))
 
 
 def load_sweep(dataset: Dataset, data_split: str, lidar_path: str) -> NDArray[np.float32]:
@@ -58,6 +51,23 @@ def has_image(dataset: Dataset, data_split: str, camera: Camera) -> bool:
 def has_sweep(dataset: Dataset, data_split: str, lidar_path: str) -> bool:
     """True if the sweep's file exists."""
     return below(dataset.sensor_folder(data_split), lidar_path, "lidar_path").is_file()
+
+
+def decode_image(path: Path) -> NDArray[np.uint8]:
+    """Decodes an image file, (h, w, 3) uint8 RGB.
+
+    Raises:
+        LogFormatError: if the file is missing or is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise LogFormatError(f"{path}: expected a camera image, found no file; fetch the sensor data") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise LogFormatError(
+            f"{path}: expected a whole JPEG image, found another content ({error}); fetch it again"
+        ) from error
 
 
 def parse_sweep(data: bytes, path: Path) -> NDArray[np.float32]:

@@ -66,8 +66,8 @@ class Targets:
 
 
 def build_targets(scene: Scene, map_view: MapView, config: TargetConfig) -> Targets:
-    """All perception and language targets of a scene; the meta-action is -1 where the logged future is too short."""
-    has_plan = len(scene.future) >= FUTURE_FRAMES
+    """All perception and language targets of a scene; the meta-action is -1 where no human plan is known."""
+    has_plan = len(scene.future) >= FUTURE_FRAMES and not scene.is_synthetic
     return Targets(
         boxes=box_targets(scene, config),
         raster=map_raster(scene, map_view, config),

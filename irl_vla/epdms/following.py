@@ -21,6 +21,7 @@ from irl_vla.epdms.polygons import (
     box_meets_polygon,
     compiled,
     fill_ego_box,
+    squared_distance,
 )
 from irl_vla.epdms.records import REFERENCE_STEPS, ROLLOUT_STEPS, STEP_S, Polygons
 from irl_vla.epdms.tracks import FrameObjects
@@ -200,16 +201,6 @@ def _fill_pose(course: Course, distance: float, state: Floats) -> None:
 
 
 @compiled
-def _squared_distance(point: Floats, a: Floats, b: Floats) -> float:
-    """Square of the distance from a point to the segment a-b, all (2,)."""
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    px, py = point[0] - a[0], point[1] - a[1]
-    squared = dx * dx + dy * dy
-    fraction = min(max((px * dx + py * dy) / squared, 0.0), 1.0) if squared > 0.0 else 0.0
-    return float((px - fraction * dx) ** 2 + (py - fraction * dy) ** 2)
-
-
-@compiled
 def _distance(box: Floats, ring: Floats) -> float:
     """Distance between the ego's box (5, 2), as of ``fill_ego_box``, and a closed ring (n, 2); 0 if they meet."""
     if box_meets_polygon(box[:4], ring, 0, len(ring)):
@@ -217,8 +208,8 @@ def _distance(box: Floats, ring: Floats) -> float:
     squared = np.inf
     for i in range(4):
         for j in range(len(ring) - 1):
-            squared = min(squared, _squared_distance(box[i], ring[j], ring[j + 1]))
-            squared = min(squared, _squared_distance(ring[j], box[i], box[(i + 1) % 4]))
+            squared = min(squared, squared_distance(box[i], ring[j], ring[j + 1]))
+            squared = min(squared, squared_distance(ring[j], box[i], box[(i + 1) % 4]))
     return float(np.sqrt(squared))
 
 

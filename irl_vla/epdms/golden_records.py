@@ -1,5 +1,6 @@
 """Reading of golden files: inputs and outputs of the official evaluator as Parquet files in one folder."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,11 +45,25 @@ def read_rows(folder: Path, name: str) -> list[Row]:
     return rows
 
 
-def by_scene(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by their scene id, in file order."""
+def read_json(folder: Path, name: str) -> list[Row]:
+    """Cases of ``<folder>/<name>.json``.
+
+    Raises:
+        CheckpointError: if it is missing or not JSON.
+    """
+    path = folder / f"{name}.json"
+    try:
+        cases: list[Row] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: expected golden cases in JSON format, found {error}") from error
+    return cases
+
+
+def by_scene(rows: Iterable[Row], key: str = "scene_id") -> dict[str, list[Row]]:
+    """Rows by the scene that column ``key`` names, in file order."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["scene_id"], []).append(row)
+        groups.setdefault(row[key], []).append(row)
     return groups
 
 

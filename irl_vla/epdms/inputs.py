@@ -19,6 +19,7 @@ from irl_vla.driving.route import (
     repair_route,
     search_lanes,
 )
+from irl_vla.epdms.drivers import traffic_start
 from irl_vla.epdms.polygons import Bools, Ints
 from irl_vla.epdms.records import POLYGON_LAYERS, ROLLOUT_STEPS, Polygons, PreparedScene
 from irl_vla.epdms.reference import DEFAULT_SPEED_LIMIT_MPS, RedConnectors, Reference, plan_reference
@@ -104,18 +105,19 @@ def prepare_scene(scene: Scene, map_view: MapView) -> PreparedScene:
     now = scene.current
     frames = (now, *scene.future)[:TRACK_FRAMES]
     objects = [frame_objects(frame) for frame in frames]
+    state, tracks = ego_state(now), interpolate_tracks(objects)
     history = scene.history[-HISTORY_FRAMES:]
     try:
         route = distinct_blocks(map_view, now.roadblock_ids)
         lights, active = _light_series(map_view, route, frames)
-        planned = plan_scene(map_view, Moment(scene.token, ego_state(now), route, objects[0], _red_connectors(now)))
+        planned = plan_scene(map_view, Moment(scene.token, state, route, objects[0], _red_connectors(now)))
     except MapError as error:
         raise SceneError(f"scene {scene.token} of log {scene.log_name}: {error}") from error
     return PreparedScene(
         token=scene.token,
         is_synthetic=scene.is_synthetic,
         time_us=now.timestamp_us,
-        ego_state=ego_state(now),
+        ego_state=state,
         history_time_us=np.array([frame.timestamp_us for frame in history], np.int64),
         history_states=np.stack([ego_state(frame) for frame in history]),
         human_plan=None if scene.is_synthetic else scene.human_plan(),
@@ -124,9 +126,10 @@ def prepare_scene(scene: Scene, map_view: MapView) -> PreparedScene:
         polygons=planned.polygons,
         polygon_layer=planned.area.layer,
         polygon_on_route=planned.on_route,
-        tracks=interpolate_tracks(objects),
+        tracks=tracks,
         red_lights=lights.polygons,
         red_active=active,
+        traffic=traffic_start(map_view, state, objects[0], tracks.tokens),
     )
 
 

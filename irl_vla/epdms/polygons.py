@@ -78,21 +78,27 @@ def points_inside(points: Floats, vertices: Floats, start: int, stop: int) -> in
     """Which points are strictly inside a polygon.
 
     Args:
-        points: (n, 2), n < 60, close together: edges above or below all of them are skipped at once.
+        points: (n, 2), n < 60, close together: edges above, below or left of all of them are skipped at once.
         vertices: (V, 2), of which ``vertices[start:stop]`` is the polygon's closed ring (any orientation, any shape).
 
     Returns:
         Bit mask, bit i for point i.
     """
-    low, high = np.inf, -np.inf
+    left, right, low, high = np.inf, -np.inf, np.inf, -np.inf
     for k in range(len(points)):
+        left, right = min(left, points[k, 0]), max(right, points[k, 0])
         low, high = min(low, points[k, 1]), max(high, points[k, 1])
-    inside, on_edge = 0, 0
+    inside, on_edge, everyone = 0, 0, (1 << len(points)) - 1
     for i in range(start, stop - 1):
         ay, by = vertices[i, 1], vertices[i + 1, 1]
         if (ay < low and by < low) or (ay > high and by > high):
             continue
         ax, bx = vertices[i, 0], vertices[i + 1, 0]
+        if ax < left and bx < left:
+            continue  # all rays to the right start beyond the edge
+        if min(ax, bx) > right and min(ay, by) < low and max(ay, by) > high:
+            inside ^= everyone  # all rays cross the edge
+            continue
         for k in range(len(points)):
             x, y = points[k, 0], points[k, 1]
             if (ay > y) != (by > y):
@@ -118,6 +124,16 @@ def segments_intersect(a: Floats, b: Floats, c: Floats, d: Floats) -> bool:
     if side(a, b, c[0], c[1]) * side(a, b, d[0], d[1]) > 0:
         return False
     return side(c, d, a[0], a[1]) * side(c, d, b[0], b[1]) <= 0
+
+
+@compiled
+def squared_distance(point: Floats, a: Floats, b: Floats) -> float:
+    """Square of the distance from a point to the segment a-b, all (2,)."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    px, py = point[0] - a[0], point[1] - a[1]
+    squared = dx * dx + dy * dy
+    fraction = min(max((px * dx + py * dy) / squared, 0.0), 1.0) if squared > 0.0 else 0.0
+    return float((px - fraction * dx) ** 2 + (py - fraction * dy) ** 2)
 
 
 @compiled

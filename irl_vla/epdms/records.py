@@ -56,6 +56,31 @@ class Tracks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TrafficStart:
+    """What reactive traffic starts from, the same for every plan: ``D`` vehicles drive, ``Q`` stand.
+
+    Attributes:
+        seen_now: (A,) True for tracks of the current frame; the others appear later.
+        drivers: (D,) int64 rows of the tracks that follow a lane, in the order in which they are moved.
+        boxes: (D, 3) their box centres, global, moved onto the baseline of the lane.
+        motion: (D, 3) arc length along the lane, speed and desired speed.
+        lane: (D,) int64 index of the lane that each follows.
+        lane_points: (V, 2) global; lane i owns ``lane_points[lane_offsets[i]:lane_offsets[i + 1]]``, its baseline.
+        lane_offsets: (L + 1,) int64.
+        standing: (Q,) int64 rows of the tracks that stay where they are, absent while a driver touches them.
+    """
+
+    seen_now: NDArray[np.bool_]
+    drivers: NDArray[np.int64]
+    boxes: Floats
+    motion: Floats
+    lane: NDArray[np.int64]
+    lane_points: Floats
+    lane_offsets: NDArray[np.int64]
+    standing: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PreparedScene:
     """Everything the score of a scene needs, whatever the plan (what the devkit calls a metric cache).
 
@@ -74,6 +99,8 @@ class PreparedScene:
         tracks: as logged ("replay" traffic), nothing removed yet.
         red_lights: polygons of red lane connectors of the route.
         red_active: (R, 41) bool, True while red.
+        traffic: what reactive traffic starts from; None where a scene was recorded without its map's lanes, which can
+            be scored in replayed traffic only.
     """
 
     token: str
@@ -91,3 +118,4 @@ class PreparedScene:
     tracks: Tracks
     red_lights: Polygons
     red_active: NDArray[np.bool_]
+    traffic: TrafficStart | None = None

@@ -33,7 +33,7 @@ AREA_NAMES: Final = (
 _INTERSECTION: Final = POLYGON_LAYERS.index("INTERSECTION")
 _LANE: Final = POLYGON_LAYERS.index("LANE")
 _LANE_CONNECTOR: Final = POLYGON_LAYERS.index("LANE_CONNECTOR")
-_REACH_M: Final = PACIFICA.length  # no point of the ego is farther from its rear axle or its centre
+_REACH_M: Final = PACIFICA.length  # no point of the ego is farther from its rear axle
 _WRONG_WAY_STEPS: Final = 10  # the evaluator's 1 s window; it sums both ends, hence 11 displacements
 _WRONG_WAY_MINOR_M: Final = 2.0
 _WRONG_WAY_MAJOR_M: Final = 6.0
@@ -122,12 +122,15 @@ def _polygons_near(states: Floats, bounds: Floats, near: Ints) -> int:
 @compiled
 def _classify_state(box: Floats, near: Ints, roads: RoadGeometry, flags: Bools) -> None:
     """Sets the area flags (5,) of one ego box (6, 2), given the polygons that may matter."""
-    x, y = box[4, 0], box[4, 1]
+    x_low, y_low, x_high, y_high = box[0, 0], box[0, 1], box[0, 0], box[0, 1]
+    for k in range(1, 4):
+        x_low, x_high = min(x_low, box[k, 0]), max(x_high, box[k, 0])
+        y_low, y_high = min(y_low, box[k, 1]), max(y_high, box[k, 1])
     drivable, lanes, lane_holds_all, on_course = 0, 0, False, False
     for i in near:
-        if x < roads.bounds[i, 0] - _REACH_M or x > roads.bounds[i, 2] + _REACH_M:
+        if x_high < roads.bounds[i, 0] or x_low > roads.bounds[i, 2]:
             continue
-        if y < roads.bounds[i, 1] - _REACH_M or y > roads.bounds[i, 3] + _REACH_M:
+        if y_high < roads.bounds[i, 1] or y_low > roads.bounds[i, 3]:
             continue
         mask = points_inside(box, roads.vertices, roads.offsets[i], roads.offsets[i + 1])
         if roads.layer[i] in (_LANE, _LANE_CONNECTOR):

@@ -5,7 +5,9 @@ once where a scene is scored more than once. EP of a plan is normalised against 
 result never depends on the others in its batch.
 """
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import numpy as np
@@ -15,10 +17,11 @@ from irl_vla.epdms.comfort import history_comfort, history_rows
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.polygons import Bools, Ints
 from irl_vla.epdms.progress import normalise_progress
-from irl_vla.epdms.records import PreparedScene, Tracks
-from irl_vla.epdms.road_rules import RoadGeometry, road_geometry
+from irl_vla.epdms.records import ROLLOUT_STEPS, PreparedScene, Tracks
+from irl_vla.epdms.road_rules import AREA_NAMES, RoadGeometry, road_geometry
 from irl_vla.epdms.rollout import interpolate_plans, interpolate_reference, simulate
 from irl_vla.epdms.subscores import RolloutScores, score_rollouts
+from irl_vla.epdms.traffic import reactive_tracks, require_start
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
@@ -26,6 +29,8 @@ from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 #: Weights of EP, TTC, LK, HC and EC; NC, DAC, DDC and TLC multiply.
 METRIC_WEIGHTS: Final = (5.0, 5.0, 2.0, 2.0, 2.0)
 _MULTIPLIERS: Final = 4  # SUBSCORES starts with the multiplying ones
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +66,8 @@ class ScoredPlans:
         human: (9,) raw sub-scores of the human plan or None.
         collision_step, ttc_step: (P,) first step of an at-fault collision and of a TTC violation, or -1.
         areas: (P, 41, 5) flags in the order of ``road_rules.AREA_NAMES``.
+        failures: row of a plan without a score to the reason, which names the token. Only reactive traffic fails, where
+            the official evaluator does; the row's sub-scores, progress and score are NaN.
     """
 
     raw: Floats
@@ -72,6 +79,7 @@ class ScoredPlans:
     collision_step: Ints
     ttc_step: Ints
     areas: Bools
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 def scoring_context(scene: PreparedScene) -> ScoringContext:
@@ -103,7 +111,7 @@ def with_traffic(context: ScoringContext, traffic: Tracks, human_traffic: Tracks
 
 
 def score_plans(scene: PreparedScene, plans: Floats, config: ScorerConfig) -> ScoredPlans:
-    """Scores plans against log-replay traffic.
+    """Scores plans.
 
     Args:
         scene: prepared scene.
@@ -111,32 +119,40 @@ def score_plans(scene: PreparedScene, plans: Floats, config: ScorerConfig) -> Sc
         config: options.
 
     Raises:
-        SceneError: if plans are of another shape or not finite.
+        SceneError: naming the token, if plans are of another shape or not finite, or if reactive traffic is asked for
+            and the scene does not know its lanes.
     """
     return score_in_context(scoring_context(scene), plans, config)
 
 
 def score_in_context(context: ScoringContext, plans: Floats, config: ScorerConfig) -> ScoredPlans:
-    """:func:`score_plans` for a scene that is scored repeatedly, or in the traffic of the context."""
+    """:func:`score_plans` for a scene that is scored repeatedly.
+
+    With ``config.traffic`` "replay" plans are scored in the traffic of the context (replayed, unless
+    :func:`with_traffic` put another in its place); "reactive" simulates traffic for each of them and for the human.
+    """
     scene = context.scene
     plans = _checked(plans, scene.token)
     rollouts = simulate(scene.ego_state, interpolate_plans(scene.time_us, scene.ego_state, plans))
-    scores = _score(context, context.objects, rollouts)
-    comfort = history_comfort(rollouts, context.history)
-    raw = _subscores(scores, normalise_progress(scores.progress_m, scores.multiplier, context.reference_m), comfort)
+    human, failures = context.human, dict[int, str]()
+    if config.traffic == "reactive":
+        scores, raw, human, failures = _judge_reactively(context, rollouts, human_filter=config.human_filter)
+    else:
+        scores, raw = _judge(context, rollouts)
     filtered = raw
-    if config.human_filter and context.human is not None:
-        filtered = np.where(context.human == 0.0, 1.0, raw)
+    if config.human_filter and human is not None:
+        filtered = np.where((human == 0.0) & ~np.isnan(raw), 1.0, raw)
     return ScoredPlans(
         raw=raw,
         filtered=filtered,
         score=final_score(filtered if config.filter_convention == "corrected" else raw),
         rollouts=rollouts,
         progress_m=scores.progress_m,
-        human=context.human,
+        human=human,
         collision_step=scores.collision_step,
         ttc_step=scores.ttc_step,
         areas=scores.areas,
+        failures=failures,
     )
 
 
@@ -183,6 +199,65 @@ def _with_rivals(context: ScoringContext, objects: Occupancy, human_objects: Occ
         human = _subscores(scores, normalise_progress(scores.progress_m, scores.multiplier, 0.0), np.ones(1))[0]
     rival = float((reference.progress_m * reference.multiplier)[0])
     return replace(context, objects=objects, reference_m=rival, human=human)
+
+
+def _judge(context: ScoringContext, rollouts: Floats) -> tuple[RolloutScores, Floats]:
+    """Details and raw sub-scores (P, 9) of rollouts in the traffic of the context."""
+    scores = _score(context, context.objects, rollouts)
+    ep = normalise_progress(scores.progress_m, scores.multiplier, context.reference_m)
+    return scores, _subscores(scores, ep, history_comfort(rollouts, context.history))
+
+
+def _judge_reactively(
+    context: ScoringContext, rollouts: Floats, *, human_filter: bool
+) -> tuple[RolloutScores, Floats, Floats | None, dict[int, str]]:
+    """As :func:`_judge`, each rollout in its own traffic; also the human's sub-scores in theirs, and failures by row.
+
+    The human's traffic is simulated for the filter alone; where that fails, no plan has a score.
+    """
+    scene = context.scene
+    require_start(scene)
+    if not len(rollouts):
+        return *_judge(context, rollouts), None, {}
+    human, spoilt = None, ""
+    if human_filter and scene.human_plan is not None:
+        path = interpolate_plans(scene.time_us, scene.ego_state, scene.human_plan[None])
+        tracks = _traffic_or_reason(scene, simulate(scene.ego_state, path)[0])
+        if isinstance(tracks, str):
+            spoilt = f"{tracks} (with the human plan, which every plan is compared with)"
+        else:
+            human = with_traffic(context, tracks, tracks).human
+    parts: list[tuple[RolloutScores, Floats]] = []
+    failures: dict[int, str] = {}
+    for row in range(len(rollouts)):
+        one = rollouts[row : row + 1]
+        tracks = spoilt or _traffic_or_reason(scene, one[0])
+        if isinstance(tracks, str):
+            failures[row] = tracks
+            log.warning("plan %d has no score: %s", row, tracks)
+            parts.append(_unscored())
+        else:
+            parts.append(_judge(with_traffic(context, tracks), one))
+    scores = RolloutScores(
+        **{item.name: np.concatenate([getattr(part, item.name) for part, _ in parts]) for item in fields(RolloutScores)}
+    )
+    return scores, np.concatenate([raw for _, raw in parts]), human, failures
+
+
+def _traffic_or_reason(scene: PreparedScene, rollout: Floats) -> Tracks | str:
+    """Reactive traffic around a rollout, or why there is none: a plan that fails must not take others with it."""
+    try:
+        return reactive_tracks(scene, rollout)
+    except SceneError as error:
+        return str(error)
+
+
+def _unscored() -> tuple[RolloutScores, Floats]:
+    """In place of the results of one plan that has none."""
+    unknown, never = np.full(1, np.nan), np.full(1, -1)
+    areas = np.zeros((1, ROLLOUT_STEPS, len(AREA_NAMES)), np.bool_)
+    scores = RolloutScores(unknown, unknown, unknown, unknown, unknown, unknown, unknown, never, never, areas)
+    return scores, np.full((1, len(SUBSCORES)), np.nan)
 
 
 def _score(context: ScoringContext, objects: Occupancy, rollouts: Floats) -> RolloutScores:

@@ -11,16 +11,30 @@ import numpy as np
 import pyarrow as pa
 
 from irl_vla.artifact import atomic_path
-from irl_vla.epdms.records import ROLLOUT_STEPS, Polygons, PreparedScene, Tracks
+from irl_vla.epdms.records import ROLLOUT_STEPS, Polygons, PreparedScene, Tracks, TrafficStart
 from irl_vla.errors import CheckpointError, SceneError
 
 SHARD_SUFFIX: Final = ".arrow"
-_SCHEMA_VERSION: Final = b"1"
+#: Goes up when the columns change; stores of another schema are refused.
+SCHEMA_VERSION: Final = 2
+_VERSION: Final = str(SCHEMA_VERSION).encode()
 _VERSION_KEY: Final = b"prepared_scene_schema"
 _TOKENS_KEY: Final = b"tokens"  # JSON list in batch order, so that opening a store reads no scene
 _REMEDY: Final = "prepare the split again"
 _FLOAT, _INT, _BOOL = pa.float64(), pa.int64(), pa.bool_()
 
+#: Arrays of ``TrafficStart``, in the columns of these names behind ``_TRAFFIC``; all null where a scene has none.
+_TRAFFIC: Final = "traffic_"
+_TRAFFIC_ARRAYS: Final[Mapping[str, tuple[Any, tuple[int, ...]]]] = {
+    "seen_now": (_BOOL, (-1,)),
+    "drivers": (_INT, (-1,)),
+    "boxes": (_FLOAT, (-1, 3)),
+    "motion": (_FLOAT, (-1, 3)),
+    "lane": (_INT, (-1,)),
+    "lane_points": (_FLOAT, (-1, 2)),
+    "lane_offsets": (_INT, (-1,)),
+    "standing": (_INT, (-1,)),
+}
 #: Array columns: element type and shape, -1 for the axis that varies from scene to scene.
 _ARRAYS: Final[Mapping[str, tuple[Any, tuple[int, ...]]]] = {
     "ego_state": (_FLOAT, (11,)),
@@ -41,6 +55,7 @@ _ARRAYS: Final[Mapping[str, tuple[Any, tuple[int, ...]]]] = {
     "red_vertices": (_FLOAT, (-1, 2)),
     "red_offsets": (_INT, (-1,)),
     "red_active": (_BOOL, (-1, ROLLOUT_STEPS)),
+    **{f"{_TRAFFIC}{name}": column for name, column in _TRAFFIC_ARRAYS.items()},
 }
 _SCHEMA: Final = pa.schema(
     [
@@ -108,12 +123,17 @@ class PreparedStore:
             return _scene_from(reader.get_batch(batch))
 
 
+def rebuild(folder: Path) -> str:
+    """What to do about a store of another schema, for error messages."""
+    return f"remove it (`rm -r {folder}`) and start the stage again (`irl-vla STAGE CONFIG`), which prepares it anew"
+
+
 def write_shard(path: Path, scenes: Sequence[PreparedScene]) -> None:
     """Writes scenes to one file (suffix ``.arrow``), which is whole or absent."""
     if path.suffix != SHARD_SUFFIX:
         raise ValueError(f"expected a shard named *{SHARD_SUFFIX}, found {path.name}")
     tokens = json.dumps([scene.token for scene in scenes]).encode()
-    schema = _SCHEMA.with_metadata({_VERSION_KEY: _SCHEMA_VERSION, _TOKENS_KEY: tokens})
+    schema = _SCHEMA.with_metadata({_VERSION_KEY: _VERSION, _TOKENS_KEY: tokens})
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), schema, options=options) as writer:
         for scene in scenes:
@@ -126,10 +146,11 @@ def _reader(path: Path) -> Iterator[Any]:
         with pa.memory_map(str(path)) as source:
             reader = pa.ipc.open_file(source)
             version = (reader.schema.metadata or {}).get(_VERSION_KEY)
-            if version != _SCHEMA_VERSION or not reader.schema.equals(_SCHEMA):
+            if version != _VERSION or not reader.schema.equals(_SCHEMA):
+                found = "no schema" if version is None else f"schema {version.decode()}"
                 raise CheckpointError(
-                    f"{path}: expected prepared scenes of schema {_SCHEMA_VERSION.decode()}, "
-                    f"found schema {version} with columns {reader.schema.names}; {_REMEDY}"
+                    f"{path}: expected prepared scenes of schema {SCHEMA_VERSION}, found {found} with columns "
+                    f"{', '.join(reader.schema.names)}; {rebuild(path.parent)}"
                 )
             yield reader
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -160,6 +181,7 @@ def _batch_from(scene: PreparedScene) -> Any:
         "track_present": scene.tracks.present,
         "red_vertices": scene.red_lights.vertices,
         "red_offsets": scene.red_lights.offsets,
+        **{f"{_TRAFFIC}{name}": getattr(scene.traffic, name, None) for name in _TRAFFIC_ARRAYS},
     }
     columns = {
         "token": pa.array([scene.token], pa.string()),
@@ -185,6 +207,7 @@ def _scene_from(batch: Any) -> PreparedScene:
         # A copy, because the file is unmapped after reading.
         return np.array(cell.values.to_numpy(zero_copy_only=False)).reshape(_ARRAYS[name][1])
 
+    has_traffic = batch.column(f"{_TRAFFIC}drivers")[0].is_valid
     has_human = batch.column("human_plan")[0].is_valid
     return PreparedScene(
         token=batch.column("token")[0].as_py(),
@@ -209,4 +232,5 @@ def _scene_from(batch: Any) -> PreparedScene:
         ),
         red_lights=Polygons(array("red_vertices"), array("red_offsets")),
         red_active=array("red_active"),
+        traffic=TrafficStart(**{name: array(f"{_TRAFFIC}{name}") for name in _TRAFFIC_ARRAYS}) if has_traffic else None,
     )

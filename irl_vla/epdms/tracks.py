@@ -1,5 +1,6 @@
 """Objects of logged frames in the global frame, and their tracks at 10 Hz."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -46,13 +47,16 @@ def frame_objects(frame: Frame) -> FrameObjects:
     """Moves a frame's annotated boxes to the global frame; the ego's own box is left out.
 
     Raises:
-        SceneError: if an object has an unknown name.
+        SceneError: if an object has an unknown name, or two share a token.
     """
     unknown = set(frame.objects.names) - {*OBJECT_NAMES, _EGO_NAME}
     if unknown:
         raise SceneError(
             f"frame {frame.token}: expected object names out of {', '.join(OBJECT_NAMES)}, found {min(unknown)!r}"
         )
+    twice = [token for token, times in Counter(frame.objects.track_tokens).items() if times > 1]
+    if twice:
+        raise SceneError(f"frame {frame.token}: expected a token of its own for every object, found {twice[0]!r} twice")
     kinds = np.array([len(OBJECT_NAMES) if n == _EGO_NAME else OBJECT_NAMES.index(n) for n in frame.objects.names], int)
     order = np.argsort(kinds, kind="stable")
     order = order[kinds[order] < len(OBJECT_NAMES)]

@@ -33,11 +33,37 @@ class StageGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwoStageScores:
-    """(C,) means over all groups: ``combined`` multiplies the stages group by group before the mean."""
+    """Results of G groups.
 
-    combined: Floats
-    stage_one: Floats
-    stage_two: Floats
+    Attributes:
+        first, second: (G, C) value of the first-stage scene, and weighted mean of its second-stage scenes.
+    """
+
+    first: Floats
+    second: Floats
+
+    @property
+    def product(self) -> Floats:
+        """(G, C) both stages of a group multiplied, which is what driving on through both is worth."""
+        return self.first * self.second
+
+    @property
+    def combined(self) -> Floats:
+        """(C,) mean of ``product`` over all groups."""
+        mean: Floats = self.product.mean(axis=0)
+        return mean
+
+    @property
+    def stage_one(self) -> Floats:
+        """(C,) mean of ``first`` over all groups."""
+        mean: Floats = self.first.mean(axis=0)
+        return mean
+
+    @property
+    def stage_two(self) -> Floats:
+        """(C,) mean of ``second`` over all groups."""
+        mean: Floats = self.second.mean(axis=0)
+        return mean
 
 
 def second_stage_weights(endpoint: Floats, start_points: Floats) -> Floats:
@@ -62,6 +88,5 @@ def aggregate(groups: Sequence[StageGroup]) -> TwoStageScores:
     Args:
         groups: at least one.
     """
-    first = np.stack([group.first for group in groups])
-    second = np.stack([second_stage_weights(group.endpoint, group.start_points) @ group.second for group in groups])
-    return TwoStageScores((first * second).mean(axis=0), first.mean(axis=0), second.mean(axis=0))
+    weighted = [second_stage_weights(group.endpoint, group.start_points) @ group.second for group in groups]
+    return TwoStageScores(np.stack([group.first for group in groups]), np.stack(weighted))

@@ -82,7 +82,7 @@ class ScorerBackend:
         self._scenes: OrderedDict[str, ScoringContext] = OrderedDict()
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
-        """The sub-scores that enter the final score; rows without a prepared scene are invalid."""
+        """The sub-scores that enter the final score; invalid without a prepared scene or where a plan has no score."""
         corrected = self._scorer.filter_convention == "corrected"
         values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
         valid = np.zeros(plans.shape[:2], np.bool_)
@@ -90,7 +90,8 @@ class ScorerBackend:
             token = str(self._bank.token[row])
             if token in self._store:
                 scored = score_in_context(self._scene(token), np.asarray(plans[index], np.float64), self._scorer)
-                values[index], valid[index] = scored.filtered if corrected else scored.raw, True
+                values[index] = scored.filtered if corrected else scored.raw
+                valid[index] = [plan not in scored.failures for plan in range(plans.shape[1])]
         return _counted(SubScores(values, valid), "scorer", "prepared scene")
 
     def _scene(self, token: str) -> ScoringContext:

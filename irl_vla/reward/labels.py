@@ -26,7 +26,7 @@ from irl_vla.config import validated
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.errors import CheckpointError
+from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.geometry import Floats
 from irl_vla.reward.chains import load_chain_sampler
 from irl_vla.reward.config import LabelConfig, RewardWeights
@@ -129,13 +129,16 @@ def write_labels(inputs: LabelInputs, folder: Path, config: LabelConfig, scorer:
 
     Raises:
         CheckpointError: if no row has a prepared scene, or the folder holds shards of another configuration.
+        ConfigError: for reactive traffic, which leaves some plans without a score.
     """
+    if scorer.traffic != "replay":
+        raise ConfigError(f"labels: scorer.traffic: expected 'replay', found {scorer.traffic!r}")
     opened, scenes = TokenBank.open(inputs.bank), PreparedStore.open(inputs.store)
     rows = _joined_rows(opened, scenes)
     manifest = Manifest(
         kind=KIND,
         schema=SCHEMA,
-        config={"label": _what_matters(config), "scorer": scorer.model_dump(mode="json"), "traffic": "replay"},
+        config={"label": _what_matters(config), "scorer": scorer.model_dump(mode="json")},
         seed=seed,
         inputs=_input_hashes(inputs, opened, scenes),
         extra={

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
+from irl_vla.epdms.config import ScorerConfig
 from irl_vla.experiment import Experiment, StageFolder
 
 if TYPE_CHECKING:
@@ -120,6 +121,14 @@ def bank_path(experiment: Experiment, split: str) -> Path:
     return pretrain(experiment).path / "banks" / split
 
 
+def training_scorer(experiment: Experiment) -> ScorerConfig:
+    """How plans are scored while training: as in the evaluation, but always with replayed traffic.
+
+    Reactive traffic is simulated anew for every plan, which is affordable for a test split and not for a label set.
+    """
+    return experiment.evaluate.scorer.with_overrides({"traffic": "replay"})
+
+
 def task_spec(experiment: Experiment) -> "TaskSpec":
     """What fine-tuning runs on."""
     from irl_vla.rl.task import TaskSpec
@@ -130,7 +139,7 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
         reward=train_reward(experiment).path / "checkpoint",
         labels=label(experiment).path,
         prepared=experiment.shared / "prepared" / experiment.data.train,
-        scorer=experiment.evaluate.scorer,
+        scorer=training_scorer(experiment),
         config=experiment.finetune,
         seed=experiment.seed,
     )
@@ -142,11 +151,11 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
 
     store = prepared(experiment, experiment.data.val)
     reward = train_reward(experiment).path / "checkpoint"
-    return ValidationSpec(bank_path(experiment, "val"), store.folder, reward, experiment.evaluate.scorer)
+    return ValidationSpec(bank_path(experiment, "val"), store.folder, reward, training_scorer(experiment))
 
 
 def _stage(experiment: Experiment, name: str, sections: dict[str, Config], inputs: Mapping[str, str]) -> StageFolder:
-    judged = sections | {"evaluate.scorer": experiment.evaluate.scorer}  # labels plans, or chooses the best state
+    judged = sections | {"evaluate.scorer": training_scorer(experiment)}  # labels plans, or chooses the best state
     values = {key: section.model_dump(mode="json", exclude=_HOW_FAST.get(key)) for key, section in judged.items()}
     seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
     return StageFolder(experiment.folder / name, values | seeds, inputs)

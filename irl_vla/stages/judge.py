@@ -3,16 +3,20 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from irl_vla import baselines
 from irl_vla.artifact import write_text
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs
+from irl_vla.dataset.second_stage import TOKEN_LENGTH
+from irl_vla.dataset.splits import StagePair, read_split
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.evaluate import (
@@ -26,18 +30,22 @@ from irl_vla.evaluate import (
     score_split,
     write_csv,
 )
+from irl_vla.evaluate_two_stage import PairScores, render_stages, score_pairs, two_stage_rows, usable_pairs
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import Fingerprint, fingerprint, write_fingerprint
 from irl_vla.geometry import Floats
+from irl_vla.navsim.results import OfficialResults, one_stage_results, two_stage_results, write_results
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
 from irl_vla.reward.config import BackendConfig
 from irl_vla.rl.validation import opinions
+from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 from irl_vla.token_bank import ORIGINAL, TokenBank
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp
 
 GENERATED: Final = "Generated data: not a NAVSIM result."
-REAL: Final = "Data read as it is; one-stage rule, replayed traffic."
+REAL: Final = "Data read as it is."
 _FROM_SCENE: Final[Mapping[str, Callable[[PreparedScene], Floats]]] = {
     "constant_velocity": baselines.constant_velocity,
     "human": baselines.human,
@@ -54,34 +62,122 @@ def write_evaluation(
     folder: Path,
     report: Callable[[Mapping[str, float], int], None],
 ) -> list[Path]:
-    """Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv`` and ``plans.json``.
+    """Judges all policies on the test split, by the two-stage rule if it is a two-stage split.
+
+    Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv``, ``plans.json`` and, for every
+    policy, ``official_<policy>.csv`` in the form of the official evaluator. Every table has the evaluator's fingerprint
+    beside it.
 
     Raises:
         CheckpointError: if a checkpoint or token bank does not fit.
     """
-    settings = experiment.evaluate
     frames = [frame for frame in frames_of_refs(scene_refs(dataset, experiment.data.test)) if frame.token in store]
+    pairs = read_split(dataset, experiment.data.test).stage_pairs
+    judge = _judge_two_stages if pairs else _judge_one_stage
+    judged = judge(experiment, store, frames, pairs)
+    for row in judged.rows:
+        row.update(predicted_columns(experiment, judged.scores, str(row["policy"])))
+        report({f"evaluate/{row['policy']}_{key}": v for key, v in row.items() if isinstance(v, float)}, 0)
+    tables: dict[str, Sequence[Mapping[str, object]]] = {
+        "results.csv": judged.rows,
+        "frames.csv": [line for name, split in judged.scores.items() for line in frame_rows(name, split)],
+        "logs.csv": log_rows(judged.scores),
+    }
+    for name, table in tables.items():
+        write_csv(folder / name, table)
+        write_fingerprint(folder / name, judged.evaluator)
+    for name, results in judged.official.items():
+        write_results(folder / f"official_{name}.csv", results)
+        write_fingerprint(folder / f"official_{name}.csv", judged.evaluator)
+    write_plans(folder / "plans.json", judged.scores)
+    console = Console(width=140)
+    console.print(judged.table)
+    if experiment.generate is None:
+        for line in log_rows(judged.scores):
+            console.print(f"{line['log']}  {line['policy']}: {line['epdms']:.2f} ({line['frames']} frames)")
+    return [*(folder / name for name in tables), *(folder / f"official_{name}.csv" for name in judged.official)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """What a rule makes of all policies, by policy or as rows."""
+
+    evaluator: Fingerprint
+    scores: Mapping[str, SplitScores]
+    rows: Sequence[dict[str, float | str]]
+    official: Mapping[str, OfficialResults]
+    table: Table
+
+
+def _judge_one_stage(
+    experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId], pairs: Sequence[StagePair]
+) -> _Judged:
+    del pairs  # a split of one stage has none
+    settings = experiment.evaluate
+    evaluator = fingerprint(settings.scorer, [store.folder], [frame.token for frame in frames])
     scores: dict[str, SplitScores] = {}
     for name, plans in planned(experiment, store, frames):
         scores[name] = score_split(store, frames, plans, settings.scorer)
         log.info("evaluate: %s %.2f", name, 100 * scores[name].score.mean())
     rows = result_rows(scores, settings.against, settings.bootstrap_samples, experiment.data_seed)
-    for row in rows:
-        row.update(predicted_columns(experiment, scores, str(row["policy"])))
-        report({f"evaluate/{row['policy']}_{key}": v for key, v in row.items() if isinstance(v, float)}, 0)
-    write_csv(folder / "results.csv", rows)
-    write_csv(folder / "frames.csv", [line for name, split in scores.items() for line in frame_rows(name, split)])
-    write_csv(folder / "logs.csv", log_rows(scores))
-    write_plans(folder / "plans.json", scores)
-    groups = len({frame.group for frame in frames})
+    official = {
+        name: one_stage_results([frame.token for frame in split.frames], split.subscores, split.score)
+        for name, split in scores.items()
+    }
+    unscored = sum(len(split.unscored) for split in scores.values())
+    note = f" {unscored} plans that do not count." if unscored else ""
+    table = render_table(rows, _title(experiment), _caption(experiment, frames, note, evaluator))
+    return _Judged(evaluator, scores, rows, official, table)
+
+
+def _judge_two_stages(
+    experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId], pairs: Sequence[StagePair]
+) -> _Judged:
+    settings = experiment.evaluate
+    usable, left_out = usable_pairs(pairs, [frame.token for frame in frames])
+    if left_out:
+        log.warning("evaluate: %d scenes of both stages left out: %s", len(left_out), ", ".join(left_out))
+    wanted = frozenset(token for pair in usable for token in pair.tokens)
+    frames = [frame for frame in frames if frame.token in wanted]
+    evaluator = fingerprint(settings.scorer, [store.folder], wanted, "two-stage")
+    scores: dict[str, PairScores] = {}
+    for name, plans in planned(experiment, store, frames):
+        scores[name] = score_pairs(store, frames, usable, plans, settings.scorer)
+        log.info("evaluate: %s %.2f", name, 100 * scores[name].means("combined")["epdms"])
+    rows = two_stage_rows(scores, settings.against, settings.bootstrap_samples, experiment.data_seed)
+    unscored = sum(len(found.left_out) for found in scores.values())
+    note = f" {len(usable)} pairs; {len(left_out)} scenes left out, {unscored} plans that do not count."
+    return _Judged(
+        evaluator=evaluator,
+        scores={name: found.split for name, found in scores.items()},
+        rows=rows,
+        official={name: _official(found) for name, found in scores.items()},
+        table=render_stages(rows, _title(experiment), _caption(experiment, frames, note, evaluator)),
+    )
+
+
+def _official(found: PairScores) -> OfficialResults:
+    split, unscored = found.split, tuple(found.left_out)
+    tokens = (*(frame.token for frame in split.frames), *unscored)
+    none = np.full((len(unscored), len(SUBSCORES) + 1), np.nan)
+    return two_stage_results(
+        tokens,
+        np.array([len(token) == TOKEN_LENGTH for token in tokens]),
+        np.concatenate([split.subscores, none[:, :-1]]),
+        np.concatenate([split.score, none[:, -1]]),
+        (found.stages.stage_one, found.stages.stage_two, found.stages.combined),
+    )
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{folders.title(experiment)}: true EPDMS on {experiment.data.test}"
+
+
+def _caption(experiment: Experiment, frames: Sequence[FrameId], note: str, evaluator: Fingerprint) -> str:
     what = GENERATED if experiment.generate is not None else REAL
-    caption = f"{what} {len(frames)} frames, {groups} groups; convention {settings.scorer.filter_convention}."
-    console = Console(width=140)
-    console.print(render_table(rows, f"{folders.title(experiment)}: true EPDMS on {experiment.data.test}", caption))
-    if experiment.generate is None:
-        for line in log_rows(scores):
-            console.print(f"{line['log']}  {line['policy']}: {line['epdms']:.2f} ({line['frames']} frames)")
-    return [folder / name for name in ("results.csv", "frames.csv", "logs.csv")]
+    groups = len({frame.group for frame in frames})
+    convention = experiment.evaluate.scorer.filter_convention
+    return f"{what} {len(frames)} frames, {groups} groups; convention {convention}.{note}\n{evaluator}"
 
 
 def planned(
@@ -112,7 +208,7 @@ def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores],
 
 
 def log_rows(scores: Mapping[str, SplitScores]) -> list[dict[str, object]]:
-    """Mean score of every policy in every log."""
+    """Mean score of every policy in every log, in two stages over the frames of both."""
     rows: list[dict[str, object]] = []
     for name, split in scores.items():
         logs = np.array([frame.log_name for frame in split.frames])
@@ -143,10 +239,10 @@ def write_plans(path: Path, scores: Mapping[str, SplitScores]) -> None:
 
 def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId]) -> dict[str, Floats]:
     training = folders.prepared(experiment, experiment.data.train)
-    logged = [token for token in training.tokens if len(token) <= _TOKEN_LENGTH]
+    logged = [token for token in training.tokens if len(token) <= TOKEN_LENGTH]
     chosen = logged[:: max(1, len(logged) // _MANOEUVRE_SCENES)]
     best, means = baselines.best_constant_acceleration(
-        (training[token] for token in chosen), experiment.evaluate.scorer
+        (training[token] for token in chosen), folders.training_scorer(experiment)
     )
     shown = ", ".join(f"{a:+.2f}: {100 * m:.1f}" for a, m in zip(baselines.ACCELERATIONS_MPS2, means, strict=True))
     log.info("best constant acceleration on %s: %+.2f m/s^2 (%s)", experiment.data.train, best, shown)
@@ -163,4 +259,3 @@ def _ego_mlp(experiment: Experiment) -> dict[str, Floats]:
 
 #: Scenes on which the constant manoeuvre is fitted; more do not change the choice among 14 accelerations.
 _MANOEUVRE_SCENES: Final = 500
-_TOKEN_LENGTH: Final = 17

@@ -16,7 +16,7 @@ from irl_vla.config import Config
 from irl_vla.experiment import Experiment, StageFolder, load_experiment
 from irl_vla.outcome import exit_status
 from irl_vla.stages import folders
-from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, validation_spec
+from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, training_scorer, validation_spec
 from irl_vla.tracking import StageRun, stage_run
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def pretrain(experiment: Experiment) -> None:
             dataset=dataset,
             splits=experiment.data,
             validation=validation,
-            scorer=experiment.evaluate.scorer,
+            scorer=training_scorer(experiment),
             views=experiment.views,
             data_seed=experiment.data_seed,
             samples=experiment.shared / "samples",
@@ -93,7 +93,7 @@ def label(experiment: Experiment) -> None:
 
         store = prepared(experiment, experiment.data.train)
         inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
-        labels = write_labels(inputs, folder, experiment.label, experiment.evaluate.scorer, experiment.seed)
+        labels = write_labels(inputs, folder, experiment.label, training_scorer(experiment), experiment.seed)
         run.metrics(mean_labels(labels))
     stage.finish()
 
@@ -183,11 +183,15 @@ def evaluate(experiment: Experiment) -> None:
     folders.require_policies(experiment)
     dataset, folder = folders.dataset(experiment), experiment.folder / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
+        from irl_vla.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.stages.judge import write_evaluation
 
         store = prepared(experiment, experiment.data.test)
         for path in write_evaluation(experiment, dataset, store, folder, run.metrics):
             run.artifact(path)
+        evaluator = read_fingerprint(folder / "results.csv")
+        run.artifact(sidecar(folder / "results.csv"))
+        run.tags({MLFLOW_TAG: evaluator.short, f"{MLFLOW_TAG}.self_check": evaluator.self_check})
 
 
 def report(experiment: Experiment) -> None:

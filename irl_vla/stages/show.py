@@ -14,15 +14,16 @@ from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import load_scene
+from irl_vla.deployment import sensor_config
 from irl_vla.evaluate import write_csv
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.geometry import Floats
 from irl_vla.intervals import group_bootstrap
 from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
 from irl_vla.rl.finetune import read_history
 from irl_vla.stages.judge import GENERATED, REAL
-from irl_vla.train.data import sensor_config
 from irl_vla.train.loop import HISTORY_NAME
 
 _SHOWN: Final = ("human", "imitation", "finetuned")
@@ -54,6 +55,7 @@ def write_report(experiment: Experiment, dataset: Dataset) -> Path:
         rows = pooled_rows(seeds, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
         write_csv(folder / "pooled.csv", rows)
         note = "Mean over seeds and frames; differences are paired by frame, intervals resample layouts and seeds."
+        note = f"{note} {read_fingerprint(seeds[0] / 'evaluate' / 'frames.csv')}"
         sections.append(Section(f"All {len(seeds)} seeds", note, rows=rows))
     for seed in seeds:
         sections += _seed_sections(seed, folder)
@@ -70,10 +72,18 @@ _PICTURES: Final = (
 
 
 def pooled_rows(seeds: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
-    """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals."""
-    frames = [_frame_scores(seed / "evaluate" / "frames.csv") for seed in seeds]
+    """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals.
+
+    Frames on which some policy of some seed has no score (in reactive traffic) are left out for all.
+
+    Raises:
+        CheckpointError: if the seeds were judged by different evaluators, or it is not known by which.
+    """
+    tables = [seed / "evaluate" / "frames.csv" for seed in seeds]
+    require_comparable(all_fingerprints(tables))
+    frames = [_frame_scores(table) for table in tables]
     policies = [name for name in frames[0] if all(name in found for found in frames)]
-    tokens = sorted(frames[0][policies[0]])
+    tokens = sorted(set.intersection(*({*found[name]} for found in frames for name in policies)))
     groups = [frames[0][policies[0]][token][1] for token in tokens]
     scores = {
         name: 100 * np.array([[found[name][token][0] for token in tokens] for found in frames]) for name in policies
@@ -104,8 +114,9 @@ def write_sweep(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 
 def _seed_sections(seed: Path, folder: Path) -> list[Section]:
-    results = Section(f"Results, {seed.name}", "EPDMS times 100.", rows=_numbers(seed / "evaluate" / "results.csv"))
-    sections = [results]
+    table = seed / "evaluate" / "results.csv"
+    note = f"EPDMS times 100. {read_fingerprint(table)}"
+    sections = [Section(f"Results, {seed.name}", note, rows=_numbers(table))]
     imitation = _imitation_history(seed)
     if imitation:
         picture = save(curves_figure(imitation, "step", _IMITATION_CURVES), folder / f"pretrain-{seed.name}.png")
@@ -145,7 +156,7 @@ def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> l
         shown: dict[str, tuple[Floats, float]] = {
             name: (np.array(plans[name][token]["plan"]), plans[name][token]["score"])
             for name in _SHOWN
-            if name in plans
+            if token in plans.get(name, {})
         }
         figure = scene_figure(
             scene, load_map(dataset, scene.map_name), build_observation(scene, dataset, sensors), shown
@@ -159,8 +170,9 @@ def telling_tokens(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: 
     tokens = sorted(next(iter(plans.values())))
     if "finetuned" not in plans or "imitation" not in plans:
         return tokens[:: max(1, len(tokens) // max(count, 1))][:count]
-    gain = {token: plans["finetuned"][token]["score"] - plans["imitation"][token]["score"] for token in tokens}
-    ordered = sorted(tokens, key=lambda token: (gain[token], token))
+    after, before = plans["finetuned"], plans["imitation"]
+    gain = {token: after[token]["score"] - before[token]["score"] for token in tokens if token in {*after} & {*before}}
+    ordered = sorted(gain, key=lambda token: (gain[token], token))
     lost = ordered[: count // 2]
     return lost + [token for token in ordered[::-1] if token not in lost][: count - len(lost)]
 

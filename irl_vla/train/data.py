@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from irl_vla.artifact import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
-from irl_vla.dataset.config import SensorConfig, TargetConfig, ViewConfig
+from irl_vla.dataset.config import TargetConfig, ViewConfig
 from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
@@ -29,6 +29,7 @@ from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.dataset.targets import build_targets
 from irl_vla.dataset.views import scene_views
+from irl_vla.deployment import sensor_config
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats, compose, relative_to
 from irl_vla.policy.batch import Layout, encode_sample, encode_targets, sample_layout, target_layout
@@ -99,17 +100,6 @@ class Samples:
     def take(self, rows: NDArray[np.int64]) -> list[dict[str, NDArray[Any]]]:
         """The named arrays of each row (a copy in memory)."""
         return [{name: np.array(array[row]) for name, array in self.arrays.items()} for row in rows]
-
-
-def sensor_config(encoder: EncoderConfig, allow_missing: bool) -> SensorConfig:
-    """The sensors that an encoder takes, at its sizes."""
-    return SensorConfig(
-        cameras=encoder.cameras.names,
-        image_height_px=encoder.cameras.height_px,
-        image_width_px=encoder.cameras.width_px,
-        lidar_history=encoder.lidar.sweep_indices,
-        allow_missing=allow_missing,
-    )
 
 
 def target_config(encoder: EncoderConfig) -> TargetConfig:

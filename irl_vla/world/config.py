@@ -1,11 +1,14 @@
 """Settings of the generated world: how much of it, which scenarios, which sensors."""
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from irl_vla.config import Config
 from irl_vla.world.sensor_config import LidarConfig
+
+#: Frames that a log needs for one pair of neighbouring scenes: 1.5 s of history, both current frames, 4 s of future.
+_PAIR_FRAMES: Final = 13
 
 CameraName = Literal["CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0"]
 
@@ -76,6 +79,34 @@ class WorldSensorConfig(Config):
         return self
 
 
+class TwoStageConfig(Config):
+    """Follow-up scenes for the two-stage evaluation of the test split; see :mod:`irl_vla.world.follow_up`.
+
+    The ego of a follow-up left the log 4 s before and ends beside the logged ego: by up to the given bounds, and mostly
+    by far less.
+
+    Attributes:
+        groups: pairs of neighbouring test scenes that get follow-ups, spread over the logs.
+        pairs_min, pairs_max: follow-up pairs of a group, drawn for each; fewer than drawn where most alternatives leave
+            the road or hit somebody.
+        lateral_m, longitudinal_m, heading_rad, speed_mps: bounds, along and across the lane.
+    """
+
+    groups: int = Field(gt=0)
+    pairs_min: int = Field(default=8, ge=1)
+    pairs_max: int = Field(default=15, ge=1)
+    lateral_m: float = Field(default=2.0, ge=0)
+    longitudinal_m: float = Field(default=6.0, ge=0)
+    heading_rad: float = Field(default=0.12, ge=0, lt=0.5)
+    speed_mps: float = Field(default=2.5, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.pairs_min > self.pairs_max:
+            raise ValueError(f"pairs_min <= pairs_max expected, found {self.pairs_min} > {self.pairs_max}")
+        return self
+
+
 class WorldConfig(Config):
     """A generated data set in NAVSIM's layout.
 
@@ -85,6 +116,7 @@ class WorldConfig(Config):
             routes are long enough for 16 s.
         object_range_m: objects further than this from the ego are not annotated.
         sensors: None writes logs and maps only.
+        two_stage: follow-up scenes of the test split, None for none; may be added to a finished data set.
         workers: processes; logs are independent of each other and of this number.
     """
 
@@ -95,4 +127,20 @@ class WorldConfig(Config):
     frames_per_log: int = Field(default=28, ge=12, le=33)
     object_range_m: float = Field(default=90.0, gt=0)
     sensors: WorldSensorConfig | None = WorldSensorConfig()
+    two_stage: TwoStageConfig | None = None
     workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _room_for_groups(self) -> Self:
+        room = self.test.logs * self.pairs_per_log
+        if self.two_stage is not None and self.two_stage.groups > room:
+            raise ValueError(
+                f"two_stage.groups: expected at most {room} ({self.test.logs} test logs of {self.frames_per_log} "
+                f"frames), found {self.two_stage.groups}"
+            )
+        return self
+
+    @property
+    def pairs_per_log(self) -> int:
+        """Pairs of neighbouring scenes in a log of which no two share a scene."""
+        return max((self.frames_per_log - _PAIR_FRAMES + 2) // 2, 0)

@@ -1,17 +1,19 @@
 """Drives a scenario until the result is worth recording: clean, and showing what its kind promises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import shapely
 
 from irl_vla.geometry import PACIFICA, box_corners
 from irl_vla.world.drivers import EGO, Scenario
+from irl_vla.world.moments import Moment
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import draw_scenario
-from irl_vla.world.traffic import Moment, simulate
+from irl_vla.world.traffic import simulate
 from irl_vla.world.walkers import WALKER_SIZE_M
 
 _ATTEMPTS: Final = 30
@@ -22,7 +24,26 @@ _NOTABLE_BRAKING_MPS2: Final = -1.0
 _LONGEST_STAND: Final = 0.4  # share of a drive
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Drive:
+    """A recorded drive and what is needed to repeat it.
+
+    Attributes:
+        noise: state of the generator's bit generator when the simulation began.
+    """
+
+    scenario: Scenario
+    moments: list[Moment]
+    noise: Mapping[str, Any]
+
+
 def drive(network: Network, kind: str, frames: int, generator: np.random.Generator) -> tuple[Scenario, list[Moment]]:
+    """:func:`repeatable_drive` for those who only watch."""
+    kept = repeatable_drive(network, kind, frames, generator)
+    return kept.scenario, kept.moments
+
+
+def repeatable_drive(network: Network, kind: str, frames: int, generator: np.random.Generator) -> Drive:
     """Draws and simulates scenarios of a kind until one is clean and eventful.
 
     Args:
@@ -31,15 +52,16 @@ def drive(network: Network, kind: str, frames: int, generator: np.random.Generat
     Raises:
         RuntimeError: if no clean drive is found, which would be a fault of the world.
     """
-    clean: tuple[Scenario, list[Moment]] | None = None
+    clean: Drive | None = None
     for attempt in range(_ATTEMPTS):
         scenario = draw_scenario(network, kind, generator)
+        noise = generator.bit_generator.state
         moments = simulate(scenario, frames, generator)
         if not is_clean(scenario, moments):
             continue
         if is_eventful(scenario, moments):
-            return scenario, moments
-        clean = clean or (scenario, moments)
+            return Drive(scenario, moments, noise)
+        clean = clean or Drive(scenario, moments, noise)
         if attempt >= _EVENT_ATTEMPTS:
             break
     if clean is None:
@@ -49,9 +71,17 @@ def drive(network: Network, kind: str, frames: int, generator: np.random.Generat
 
 def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
     """True if the ego stays on the road and comes closer than 30 cm to nobody."""
+    return stays_on_road(scenario, moments) and keeps_clear(scenario, moments, _SIDE_AIR_M)
+
+
+def stays_on_road(scenario: Scenario, moments: Sequence[Moment]) -> bool:
+    """True if all corners of the ego's box are always where one may drive."""
     corners = box_corners(np.stack([moment.poses[EGO] for moment in moments]), PACIFICA.length, PACIFICA.width)
-    if not np.all(shapely.contains_xy(_road(scenario.network), corners[..., 0], corners[..., 1])):
-        return False
+    return bool(np.all(shapely.contains_xy(_road(scenario.network), corners[..., 0], corners[..., 1])))
+
+
+def keeps_clear(scenario: Scenario, moments: Sequence[Moment], air_m: float) -> bool:
+    """True if the ego comes closer than ``air_m`` to nobody."""
     sizes = np.array(
         [driver.size_m for driver in scenario.drivers[1:]]
         + [WALKER_SIZE_M] * len(scenario.walkers)
@@ -63,7 +93,7 @@ def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
         poses = np.concatenate([moment.poses[1:], moment.walkers, moment.strollers, still])
         ego = moment.poses[EGO]
         near = np.linalg.norm(poses[:, :2] - ego[:2], axis=1) < _NEAR_M  # False for drivers who left (NaN)
-        body = shapely.Polygon(box_corners(ego, PACIFICA.length + 2 * _SIDE_AIR_M, PACIFICA.width + 2 * _SIDE_AIR_M))
+        body = shapely.Polygon(box_corners(ego, PACIFICA.length + 2 * air_m, PACIFICA.width + 2 * air_m))
         others = shapely.polygons(box_corners(poses[near], sizes[near, 0], sizes[near, 1]))
         if np.any(shapely.intersects(body, others)):
             return False

@@ -11,9 +11,9 @@ from irl_vla.geometry import Floats, relative_to, rotate
 from irl_vla.scene import COMMAND_NAMES, Boxes, EgoStatus, Frame
 from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.interaction import RED
+from irl_vla.world.moments import Moment
 from irl_vla.world.rig import Rig, rig_cameras
 from irl_vla.world.roads.network import red_flags
-from irl_vla.world.traffic import Moment
 from irl_vla.world.walkers import WALKER_SIZE_M
 
 #: NAVSIM's rule for driving commands: lateral offset of the route this far ahead.

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -23,29 +25,54 @@ from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.errors import CheckpointError
-from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES
+from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
-from irl_vla.world.drive import drive
+from irl_vla.world.drive import drive, repeatable_drive
+from irl_vla.world.follow_up import draw_group, preferred_frames
 from irl_vla.world.frames import LogStamp, braking_tokens, make_frames
 from irl_vla.world.lidar import cast_lidar
-from irl_vla.world.plan import SPLITS, LogPlan, layout_plans, log_generator, log_plans, network_of
+from irl_vla.world.plan import (
+    FOLLOWED_SPLIT,
+    SPLITS,
+    GroupPlan,
+    LogPlan,
+    group_generator,
+    group_plans,
+    layout_plans,
+    log_generator,
+    log_plans,
+    network_of,
+    pair_order,
+)
 from irl_vla.world.rig import Rig, default_rig
+from irl_vla.world.second_stage_files import (
+    SECOND_STAGE,
+    SEEN_FRAMES,
+    Origin,
+    make_pair,
+    write_group_record,
+    write_pair,
+    write_second_stage_index,
+)
 
 MANIFEST_KIND: Final = "world"
+SECOND_STAGE_KIND: Final = "second_stage"
 SCHEMA: Final = 1
 #: Written first: what the unfinished folder is going to be.
 BEGUN_NAME: Final = "generation.json"
 _REMEDY: Final = "generate into another folder, or remove this one"
 
 _log = logging.getLogger(__name__)
+_Plan = TypeVar("_Plan", LogPlan, GroupPlan)
 
 
 def generate(config: WorldConfig, root: Path, seed: int) -> None:
-    """Writes maps, split files, ``layouts.json``, then every missing log, then the manifest.
+    """Writes maps, split files, ``layouts.json``, then every missing log, then the manifest; then follow-up scenes.
 
     A log file is written after its sensor files and atomically, so a log that exists is whole and is not made again.
     Every log depends on configuration, seed, layout and its index alone, neither on order nor on the number of workers.
+    The same holds for the groups of follow-up scenes, which have a manifest of their own: they may be added later.
 
     Raises:
         ConfigError: if the layouts of a split cannot show every scenario kind.
@@ -54,51 +81,120 @@ def generate(config: WorldConfig, root: Path, seed: int) -> None:
     manifest = _manifest(config, seed)
     if _is_finished(root, manifest):
         _log.info("%s: already generated", root)
-        return
+    else:
+        _generate_logs(config, root, seed, manifest)
+    if config.two_stage is not None:
+        _generate_follow_ups(config, root, seed, manifest.fingerprint)
+
+
+def _generate_logs(config: WorldConfig, root: Path, seed: int, manifest: Manifest) -> None:
     plans = log_plans(config, seed)
-    write_text(root / BEGUN_NAME, json.dumps({"fingerprint": manifest.fingerprint, "seed": seed}))
+    _begin(root, manifest)
     _write_maps(config, root, seed)
     _write_splits(config, root, plans)
     missing = [plan for plan in plans if not _log_path(config, root, plan).is_file()]
     _log.info("%s: %d of %d logs to generate", root, len(missing), len(plans))
-    make = partial(generate_log, config, root, seed)
-    shown = track(
-        _done(make, missing, config.workers),
-        description="generate",
-        total=len(missing),
-        disable=not Console().is_terminal,
-    )
-    for name in shown:
-        _log.debug("wrote %s", name)
+    _make_all(partial(generate_log, config, root, seed), missing, config.workers, "generate")
     manifest.write(root)
+
+
+def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, world: str) -> None:
+    """Writes every missing group of follow-up scenes, then what lists them, then their manifest."""
+    folder = root / SECOND_STAGE
+    values = config.model_dump(mode="json", include={"two_stage"})
+    manifest = Manifest(SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": world}, extra={})
+    if _is_finished(folder, manifest):
+        _log.info("%s: already generated", folder)
+        return
+    plans = group_plans(config, seed)
+    _begin(folder, manifest)
+    missing = [plan for plan in plans if not _group_path(config, root, plan).is_file()]
+    _log.info("%s: %d of %d groups to generate", folder, len(missing), len(plans))
+    _make_all(partial(generate_group, config, root, seed), missing, config.workers, "follow-ups")
+    write_second_stage_index(root, [_group_path(config, root, plan) for plan in plans], FOLLOWED_SPLIT)
+    manifest.write(folder)
 
 
 def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> str:
     """Simulates and writes one log with its sensor files; returns its name."""
     generator = log_generator(plan, seed)
     scenario, moments = drive(network_of(plan.layout, seed), plan.kind, config.frames_per_log, generator)
-    name = plan.log_name(config.frames_per_log)
-    stamp = LogStamp(name, int(plan.start.timestamp()) * 1_000_000, seed)
-    sensors = config.sensors
-    rig = _rig(sensors)
-    has_lidar = sensors is not None and sensors.lidar is not None
+    stamp, rig = _stamp(config, plan, seed), _rig(config.sensors)
+    has_lidar = _has_lidar(config.sensors)
     frames = make_frames(scenario, moments, stamp, range_m=config.object_range_m, rig=rig, has_lidar=has_lidar)
-    if sensors is not None:
-        map_view = load_map(open_dataset(DataConfig(root=root)), plan.layout.city)
-        folder = root / "sensor_blobs" / plan.layout.split
-        for frame, moment in zip(frames, moments, strict=True):
-            if rig is not None:
-                images = paint_cameras(frame, map_view, rig, braking_tokens(moment, stamp))
+    if config.sensors is not None:
+        sensors = _SensorFiles(root / "sensor_blobs" / plan.layout.split, config.sensors, rig, _map_of(root, plan))
+        sensors.write(frames, [braking_tokens(moment, stamp) for moment in moments], generator)
+    write_log(_log_path(config, root, plan), frames, _meta(config, plan))
+    return stamp.log_name
+
+
+def generate_group(config: WorldConfig, root: Path, seed: int, plan: GroupPlan) -> str:
+    """Simulates and writes the follow-up scenes of one pair of neighbouring scenes; returns the name of their log.
+
+    Raises:
+        ValueError: if the configuration has no second stage.
+    """
+    if config.two_stage is None:
+        raise ValueError("two_stage: expected its settings, found None; set generate.two_stage")
+    log, generator = plan.log, group_generator(plan, seed)
+    network = network_of(log.layout, seed)
+    logged = repeatable_drive(network, log.kind, config.frames_per_log, log_generator(log, seed))
+    order = preferred_frames(logged.moments, pair_order(log, seed, config.pairs_per_log))
+    map_view, stamp = _map_of(root, log), _stamp(config, log, seed)
+    follow_ups = draw_group(logged, order[plan.rank :: plan.of], config.two_stage, map_view, generator)
+    bare = partial(make_frames, logged.scenario, stamp=stamp, range_m=config.object_range_m, rig=None, has_lidar=False)
+    origin = Origin(_meta(config, log), bare(logged.moments), follow_ups[0].left_at)
+    rig, has_lidar = _rig(config.sensors), _has_lidar(config.sensors)
+    folder = root / SECOND_STAGE
+    pairs = []
+    for number, item in enumerate(follow_ups):
+        pair = make_pair(item, bare(item.moments), stamp.log_name, number, rig=rig, has_lidar=has_lidar)
+        if config.sensors is not None:
+            seen = item.moments[item.now - SEEN_FRAMES + 1 : item.now + 1]
+            sensors = _SensorFiles(folder / "sensor_blobs", config.sensors, rig, map_view)
+            sensors.write(pair.frames[:SEEN_FRAMES], [braking_tokens(moment, stamp) for moment in seen], generator)
+        write_pair(folder, pair, origin)
+        pairs.append(pair)
+    write_group_record(_group_path(config, root, plan), origin, pairs)
+    return stamp.log_name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SensorFiles:
+    """Where and how the sensors of frames are painted."""
+
+    folder: Path
+    sensors: WorldSensorConfig
+    rig: Rig | None
+    map_view: MapView
+
+    def write(self, frames: Sequence[Frame], braking: Sequence[frozenset[str]], generator: np.random.Generator) -> None:
+        """Paints and casts what the frames name.
+
+        Args:
+            braking: track tokens of vehicles with lit brake lamps, a frame.
+            generator: of the LiDAR's noise.
+        """
+        for frame, tokens in zip(frames, braking, strict=True):
+            if self.rig is not None:
+                images = paint_cameras(frame, self.map_view, self.rig, tokens)
                 for camera, image in images.items():
-                    write_image(folder / frame.cameras[camera].path, image, sensors.jpeg_quality)
-            if sensors.lidar is not None and frame.lidar_path is not None:
-                write_sweep(folder / frame.lidar_path, cast_lidar(frame, map_view, sensors.lidar, generator))
-    vehicle = f"veh-{plan.layout.number % 100:02d}"
-    write_log(_log_path(config, root, plan), frames, LogMeta(name, plan.layout.city, vehicle))
-    return name
+                    write_image(self.folder / frame.cameras[camera].path, image, self.sensors.jpeg_quality)
+            if self.sensors.lidar is not None and frame.lidar_path is not None:
+                sweep = cast_lidar(frame, self.map_view, self.sensors.lidar, generator)
+                write_sweep(self.folder / frame.lidar_path, sweep)
 
 
-def _done(make: "partial[str]", plans: Sequence[LogPlan], workers: int) -> Iterator[str]:
+def _make_all(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int, description: str) -> None:
+    shown = track(
+        _done(make, plans, workers), description=description, total=len(plans), disable=not Console().is_terminal
+    )
+    for name in shown:
+        _log.debug("wrote %s", name)
+
+
+def _done(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int) -> Iterator[str]:
     """Names of logs as they are finished."""
     if workers == 1:
         yield from map(make, plans)
@@ -111,6 +207,27 @@ def _done(make: "partial[str]", plans: Sequence[LogPlan], workers: int) -> Itera
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(folder: Path, manifest: Manifest) -> None:
+    write_text(folder / BEGUN_NAME, json.dumps({"fingerprint": manifest.fingerprint, "seed": manifest.seed}))
+
+
+def _stamp(config: WorldConfig, plan: LogPlan, seed: int) -> LogStamp:
+    return LogStamp(plan.log_name(config.frames_per_log), int(plan.start.timestamp()) * 1_000_000, seed)
+
+
+def _meta(config: WorldConfig, plan: LogPlan) -> LogMeta:
+    vehicle = f"veh-{plan.layout.number % 100:02d}"
+    return LogMeta(plan.log_name(config.frames_per_log), plan.layout.city, vehicle)
+
+
+def _map_of(root: Path, plan: LogPlan) -> MapView:
+    return load_map(open_dataset(DataConfig(root=root)), plan.layout.city)
+
+
+def _has_lidar(sensors: WorldSensorConfig | None) -> bool:
+    return sensors is not None and sensors.lidar is not None
 
 
 def _rig(sensors: WorldSensorConfig | None) -> Rig | None:
@@ -151,8 +268,13 @@ def _log_path(config: WorldConfig, root: Path, plan: LogPlan) -> Path:
     return root / "navsim_logs" / plan.layout.split / f"{plan.log_name(config.frames_per_log)}.pkl"
 
 
+def _group_path(config: WorldConfig, root: Path, plan: GroupPlan) -> Path:
+    name = f"{plan.log.log_name(config.frames_per_log)}-{plan.rank:02d}.json"
+    return root / SECOND_STAGE / "groups" / name
+
+
 def _manifest(config: WorldConfig, seed: int) -> Manifest:
-    values = config.model_dump(mode="json", exclude={"workers"})
+    values = config.model_dump(mode="json", exclude={"workers", "two_stage"})
     sizes = {split: values[split] for split in SPLITS}
     return Manifest(MANIFEST_KIND, SCHEMA, values, seed, inputs={}, extra={"splits": sizes})
 
@@ -164,7 +286,7 @@ def _is_finished(root: Path, manifest: Manifest) -> bool:
         CheckpointError: if another one is there, whole or not.
     """
     if (root / MANIFEST_NAME).is_file():
-        found = read_manifest(root, MANIFEST_KIND, SCHEMA, _REMEDY)
+        found = read_manifest(root, manifest.kind, manifest.schema, _REMEDY)
         if found.fingerprint != manifest.fingerprint:
             raise CheckpointError(
                 f"{root}: expected the data set {manifest.fingerprint} of this configuration and seed {manifest.seed}, "

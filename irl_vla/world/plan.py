@@ -19,6 +19,8 @@ from irl_vla.world.roads.network import Network, build_network
 from irl_vla.world.scenarios import KINDS, possible_movements
 
 SPLITS: Final = ("train", "val", "test")
+#: The split whose scenes get follow-ups.
+FOLLOWED_SPLIT: Final = "test"
 #: Least share of a split's logs for every scenario kind.
 LEAST_SHARE: Final = 0.03
 #: So many layouts hold every kind of road: the families take turns.
@@ -33,7 +35,7 @@ _CITY_ORIGINS_M: Final = {
 }
 _SPACING_M: Final = 1600.0
 _ROW: Final = 8
-_LAYOUT_STREAM, _LOG_STREAM = 1, 2
+_LAYOUT_STREAM, _LOG_STREAM, _ORDER_STREAM, _GROUP_STREAM = 1, 2, 3, 4
 _DAYS_PER_LAYOUT: Final = 10
 
 _log = logging.getLogger(__name__)
@@ -83,6 +85,19 @@ class LogPlan:
         return f"{self.start:%Y.%m.%d.%H.%M.%S}_veh-{self.layout.number % 100:02d}_00000_{frames:05d}"
 
 
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """Follow-up scenes of one pair of neighbouring scenes.
+
+    Attributes:
+        rank: among the ``of`` groups of the log.
+    """
+
+    log: LogPlan
+    rank: int
+    of: int
+
+
 def layout_plans(config: WorldConfig) -> dict[str, list[LayoutPlan]]:
     """The layouts of each split; no two splits share one."""
     plans: dict[str, list[LayoutPlan]] = {}
@@ -122,6 +137,21 @@ def log_plans(config: WorldConfig, seed: int) -> list[LogPlan]:
                 logs.append(LogPlan(layouts[index], kind, used[index]))
                 used[index] += 1
     return logs
+
+
+def group_plans(config: WorldConfig, seed: int) -> list[GroupPlan]:
+    """The groups of the two-stage evaluation: all test logs in random order, again and again."""
+    if config.two_stage is None:
+        return []
+    logs = [plan for plan in log_plans(config, seed) if plan.layout.split == FOLLOWED_SPLIT]
+    order = np.random.default_rng([seed, _ORDER_STREAM]).permutation(len(logs))
+    rounds, rest = divmod(config.two_stage.groups, len(logs))
+    return [
+        GroupPlan(logs[index], rank, rounds + (place < rest))
+        for rank in range(rounds + 1)
+        for place, index in enumerate(order)
+        if rank < rounds + (place < rest)
+    ]
 
 
 def kind_counts(logs: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -165,6 +195,19 @@ def log_generator(plan: LogPlan, seed: int) -> np.random.Generator:
 
 def _fitting(layouts: Sequence[LayoutPlan], kind: str, seed: int) -> list[int]:
     return [index for index, plan in enumerate(layouts) if possible_movements(network_of(plan, seed), kind)]
+
+
+def pair_order(plan: LogPlan, seed: int, count: int) -> list[int]:
+    """The ``count`` pairs of neighbouring scenes of a log in random order, the same for all its groups."""
+    split = SPLITS.index(plan.layout.split)
+    generator = np.random.default_rng([seed, _ORDER_STREAM, split, plan.layout.index, plan.index])
+    return [int(index) for index in generator.permutation(count)]
+
+
+def group_generator(plan: GroupPlan, seed: int) -> np.random.Generator:
+    """The random stream of one group of follow-up scenes."""
+    split = SPLITS.index(plan.log.layout.split)
+    return np.random.default_rng([seed, _GROUP_STREAM, split, plan.log.layout.index, plan.log.index, plan.rank])
 
 
 def _size(config: WorldConfig, split: str) -> SplitSizeConfig:

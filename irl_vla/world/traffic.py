@@ -4,8 +4,8 @@
 on given poses, with everybody else as recorded or reacting.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -28,8 +28,12 @@ from irl_vla.world.interaction import (
     must_wait,
 )
 from irl_vla.world.lane_changes import Situation, hold_gaps, reconsider
-from irl_vla.world.tracks import Tracks, make_tracks, project
+from irl_vla.world.moments import Moment, State
+from irl_vla.world.tracks import make_tracks, project
 from irl_vla.world.walkers import STEP_S, WALKER_SIZE_M, stroller_poses, walk, walker_poses, yield_gaps
+
+#: (time in s, path that the ego is on (V, 3), ego now, acceleration that traffic asks for in m/s^2) -> ego 0.1 s later.
+Pilot = Callable[[float, Floats, expert.ExpertState, float], expert.ExpertState]
 
 RECORD_EVERY: Final = 5
 
@@ -40,61 +44,6 @@ _STOP_HEADWAY_S: Final = 0.5
 _LONG_AGO_S: Final = -100.0
 _HALT_MPS: Final = 0.25
 _AT_THE_LINE_M: Final = 4.5
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """Everything that changes during a drive; a step makes a new one.
-
-    Attributes:
-        along, speeds, accelerations: (N,) arc length of the box centre, m/s, m/s2.
-        present: (N,) False once a driver has left the layout.
-        changed: (N,) time of the last lane change.
-        halted: (N,) time of the halt at a stop sign, ``inf`` before it.
-        tracks: the paths that they are on.
-        walked: (W,) metres since the kerb; negative: waiting.
-    """
-
-    along: Floats
-    speeds: Floats
-    accelerations: Floats
-    present: Bools
-    changed: Floats
-    halted: Floats
-    tracks: Tracks
-    walked: Floats
-    ego: expert.ExpertState
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
-    """The world at one recorded instant, in the map's frame.
-
-    Attributes:
-        time_s: since the start of the record.
-        poses: (N, 3) box centres of the drivers (ego first), NaN once a driver has left; ``speeds``,
-            ``accelerations`` (N,).
-        walkers, strollers: (M, 3) poses; their speeds (M,).
-        lights: light of both axes, empty without a signal.
-        state: from which the simulation can go on.
-    """
-
-    time_s: float
-    ego: expert.ExpertState
-    poses: Floats
-    speeds: Floats
-    accelerations: Floats
-    walkers: Floats
-    walker_speeds: Floats
-    strollers: Floats
-    lights: tuple[int, ...]
-    state: State = field(repr=False)
-
-    @property
-    def ego_path(self) -> Floats:
-        """(V, 3) the path that the ego follows now."""
-        tracks = self.state.tracks
-        return tracks.paths[EGO, : tracks.counts[EGO]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,12 +62,15 @@ class _Fixed:
     blocking_corners: Floats
 
 
-def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) -> list[Moment]:
+def simulate(
+    scenario: Scenario, frames: int, generator: np.random.Generator, pilot: Pilot | None = None
+) -> list[Moment]:
     """Drives a scenario and records it at 2 Hz.
 
     Args:
         frames: number of moments; the first comes after the scenario's warm-up.
         generator: for the ego driver's variations.
+        pilot: drives the ego in the expert's place.
     """
     fixed = _fixed(scenario)
     state = _initial(scenario)
@@ -128,7 +80,10 @@ def simulate(scenario: Scenario, frames: int, generator: np.random.Generator) ->
         if tick >= 0 and tick % RECORD_EVERY == 0:
             moments.append(_moment(scenario, state, tick * STEP_S))
         state, wanted = _step(scenario, fixed, state, tick * STEP_S)
-        ego = expert.step(_ego_path(state), state.ego, wanted, generator)
+        if pilot is None:
+            ego = expert.step(_ego_path(state), state.ego, wanted, generator)
+        else:
+            ego = pilot(tick * STEP_S, _ego_path(state), state.ego, wanted)
         state = _with_ego(state, ego)
     return moments
 

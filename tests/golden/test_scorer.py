@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.golden import compare_folder, main
+from irl_vla.epdms.golden.__main__ import main
+from irl_vla.epdms.golden.compare import compare_folder
 from irl_vla.epdms.golden_records import load_scenes, read_rows
 from irl_vla.epdms.records import Polygons, PreparedScene
 from irl_vla.epdms.scorer import ScoredPlans, score_plans

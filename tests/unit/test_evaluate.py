@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from irl_vla import evaluate
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
+from irl_vla.epdms.scorer import ScoredPlans, score_plans
 from irl_vla.errors import SceneError
 from irl_vla.evaluate import (
     FrameId,
@@ -21,10 +23,12 @@ from irl_vla.evaluate import (
     frame_rows,
     frames_of_bank,
     join_scores,
+    points_lost,
     render_table,
     result_rows,
     score_here,
     score_log,
+    unfit_plans,
     write_csv,
 )
 from irl_vla.geometry import Floats
@@ -54,7 +58,8 @@ def scores(values: list[float], groups: list[str], tokens: list[str] | None = No
     names = tokens or [f"t{index}" for index in range(len(values))]
     frames = tuple(frame(token, group, group) for token, group in zip(names, groups, strict=True))
     array = np.array(values, np.float64)
-    return SplitScores(frames, np.repeat(array[:, None], 9, axis=1), array, np.zeros((len(values), 8, 3)))
+    subscores = np.repeat(array[:, None], 9, axis=1)
+    return SplitScores(frames, subscores, array, np.zeros((len(values), 8, 3)), subscores)
 
 
 @pytest.mark.parametrize(("gap_s", "paired"), [(0.5, True), (0.55, True), (0.56, False), (1.0, False)])
@@ -116,19 +121,72 @@ def test_conventions_of_the_human_filter_differ_where_the_human_collides() -> No
     assert unfiltered.score.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("plans", "message"),
-    [
-        ({"a": plan(1.0)}, "1 of 2 frames have no plan, the first: b"),
-        ({"a": plan(1.0), "b": plan(1.0)[:5]}, r"b: expected a finite \(8, 3\) plan, found shape \(5, 3\)"),
-        ({"a": plan(1.0), "b": plan(1.0) * np.nan}, r"b: expected a finite \(8, 3\) plan"),
-    ],
-)
-def test_unfit_plans_are_named_before_any_scoring(plans: dict[str, Floats], message: str) -> None:
-    with pytest.raises(SceneError, match=message):
-        score_here({}, [frame("a"), frame("b")], plans, CONFIG)
-    with pytest.raises(SceneError, match=message):
-        check_plans([frame("a"), frame("b")], plans)
+UNFIT: dict[str, Floats] = {
+    "short": plan(1.0)[:5],
+    "none": plan(1.0) * np.nan,
+    "endless": plan(1.0) + np.inf,
+    "good": plan(10.0),
+}
+
+
+def test_every_unfit_plan_is_named_before_any_scoring() -> None:
+    frames = [frame(token) for token in (*UNFIT, "absent", "lost")]
+    expected = (
+        r"^5 of 6 frames have no usable plan \(expected a plan of shape \(8, 3\), found \(5, 3\): short; "
+        r"expected a finite plan, found NaN or infinity: none, endless; no plan: absent, lost\)"
+    )
+    with pytest.raises(SceneError, match=expected):
+        score_here({}, frames, UNFIT, CONFIG)
+    with pytest.raises(SceneError, match=expected):
+        check_plans(frames, UNFIT)
+    check_plans([frame("good")], UNFIT)
+
+
+def test_unfit_plans_are_told_apart() -> None:
+    assert unfit_plans([frame(token) for token in (*UNFIT, "absent")], UNFIT) == {
+        "short": "expected a plan of shape (8, 3), found (5, 3)",
+        "none": "expected a finite plan, found NaN or infinity",
+        "endless": "expected a finite plan, found NaN or infinity",
+        "absent": "no plan",
+    }
+
+
+def test_a_plan_without_a_score_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rollout still stands, so its successor keeps EC."""
+
+    def failing(prepared: PreparedScene, plans: Floats, config: ScorerConfig) -> ScoredPlans:
+        found = score_plans(prepared, plans, config)
+        return replace(found, failures={0: "no lane"}) if prepared.token in broken else found
+
+    monkeypatch.setattr(evaluate, "score_plans", failing)
+    store = {token: at(token, 0.5 * index) for index, token in enumerate("abc")}
+    frames, plans = [frame(token) for token in store], dict.fromkeys(store, plan(10.0))
+    broken = {"b"}
+    found = score_here(store, frames, plans, CONFIG)
+    assert [item.token for item in found.frames] == ["a", "c"]
+    assert found.unscored == {"b": "no lane"}
+    assert found.subscores[1, EC] == 1.0
+    assert "b has no score and is left out: no lane" in caplog.text
+    broken |= {*store}
+    with pytest.raises(SceneError, match="found none: a: no lane; b: no lane; c: no lane"):
+        score_here(store, frames, plans, CONFIG)
+
+
+def test_where_points_were_lost_is_said_by_the_subscores_that_were_judged() -> None:
+    """The human collides too: forgiven, unless the old convention counts it."""
+    blocked = at("a", 0.0, objects=tracks(("vehicle", 20.0, 0.0, 0.0, 0)), human=plan(10.0))
+    lost = {
+        convention: frame_rows(
+            "x", score_here({"a": blocked}, [frame("a")], {"a": plan(10.0)}, ScorerConfig(filter_convention=convention))
+        )[0]["lost"]
+        for convention in ("corrected", "before")
+    }
+    assert "nc=0" not in str(lost["corrected"])
+    assert "nc=0" in str(lost["before"])
+    assert points_lost(np.array([1, 1, 0.5, 1, 0.9999, 0, 1, 1, np.nan])) == "ddc=0.5 ep=0.999 ttc=0"
+    assert points_lost(np.ones(9)) == ""
 
 
 def test_differences_are_paired_by_token() -> None:
@@ -137,6 +195,17 @@ def test_differences_are_paired_by_token() -> None:
     high = scores([0.7, 0.4, 0.9, 0.2], ["h", "h", "g", "g"], ["d", "c", "b", "a"])
     assert difference(high, low, np.random.default_rng(0), 200) == pytest.approx((0.1, 0.1, 0.1))
     assert difference(low, high, np.random.default_rng(0), 200) == pytest.approx((-0.1, -0.1, -0.1))
+
+
+def test_differences_are_over_common_frames() -> None:
+    few = scores([0.5, 0.5], ["g", "h"], ["a", "c"])
+    many = scores([0.4, 0.0, 0.2, 1.0], ["g", "g", "h", "i"], ["a", "b", "c", "d"])
+    expected = pytest.approx((0.2, 0.1, 0.3))
+    assert difference(few, many, np.random.default_rng(0), 500) == expected
+    one_group = scores([0.5, 0.5], ["g", "z"], ["a", "e"])
+    rows = result_rows({"x": one_group, "many": many}, ["many"], 200, seed=0)
+    assert "epdms_low" in rows[0]
+    assert "minus_many" not in rows[0], "the common frames are of one group"
 
 
 def test_results_are_percentages_with_intervals_over_groups() -> None:
@@ -161,7 +230,8 @@ def test_one_group_has_no_interval_and_says_so() -> None:
 def test_means_leave_out_frames_without_ec() -> None:
     values = np.full((3, 9), 0.5)
     values[:, EC] = [np.nan, 1.0, 0.0]
-    split = SplitScores((frame("a"), frame("b"), frame("c")), values, np.array([0.1, 0.2, 0.6]), np.zeros((3, 8, 3)))
+    frames = (frame("a"), frame("b"), frame("c"))
+    split = SplitScores(frames, values, np.array([0.1, 0.2, 0.6]), np.zeros((3, 8, 3)), values)
     means = split.means()
     assert means["ec"] == 0.5
     assert means["epdms"] == pytest.approx(0.3)
@@ -197,7 +267,7 @@ def test_tables_on_disk_hold_every_column_once(tmp_path: Path) -> None:
     (line,) = frame_rows("human", scores([0.25], ["g"], ["a"]))
     assert line == {"policy": "human", "token": "a", "log": "g", "group": "g", "kind": ""} | dict.fromkeys(
         SUBSCORES, 0.25
-    ) | {"score": 0.25}
+    ) | {"score": 0.25, "lost": " ".join(f"{name}=0.25" for name in SUBSCORES)}
 
 
 def shown(rows: list[dict[str, float | str]]) -> str:

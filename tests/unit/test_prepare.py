@@ -19,6 +19,7 @@ from irl_vla.prepare import failed_scenes, prepare_log, prepare_split
 from irl_vla.session import RayConfig, ray_session
 
 from .dataset.example import CITY, LOG, log_frames, write_example
+from .dataset.second_stage_example import SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
 
 OTHER = LOG.replace("veh-01", "veh-02")
 WINDOWS = 14 - 12 + 1
@@ -69,12 +70,48 @@ def test_a_split_is_prepared_once(session, dataset, tmp_path):
         prepare_split(dataset, "train", None, folder, seed=1)
 
 
+def test_a_store_of_an_older_schema_is_refused_before_any_work(session, dataset, tmp_path):
+    folder = tmp_path / "store"
+    prepare_split(dataset, "train", None, folder, seed=0)
+    (folder / f"{OTHER}.arrow").unlink()
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({"fingerprint": job["fingerprint"]}))  # as schema 1 wrote it
+    with pytest.raises(CheckpointError, match=rf"schema 2, found those of schema 1; remove it \(`rm -r {folder}`\)"):
+        prepare_split(dataset, "train", None, folder, seed=0)
+    assert not (folder / f"{OTHER}.arrow").exists()
+
+
 def test_a_changed_log_is_prepared_again(session, dataset, tmp_path):
     before = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     write_frames(dataset, LOG, log_frames(14, log=LOG, speed=5.0))
     after = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     assert before.tokens == after.tokens
     assert after[after.tokens[0]].ego_state[3] == 5.0
+
+
+def test_a_changed_second_stage_is_prepared_again(session, tmp_path):
+    dataset = write_two_stage(tmp_path / "data", logs=(LOG, OTHER))
+    before = prepare_split(dataset, SPLIT, None, tmp_path / "store", seed=0)
+    changed = stage_pair(LOG).second[0][0]
+    old_y = before[changed].ego_state[1]
+    assert before.tokens == tuple(ref.token for ref in scene_refs(dataset, SPLIT))
+    inputs = json.loads((tmp_path / "store" / MANIFEST_NAME).read_text())["inputs"]
+    synthetic = [token for token in before.tokens if before[token].is_synthetic]
+    assert len(synthetic) == 8
+    assert all(before[token].human_plan is None for token in synthetic)
+    write_scene(dataset, scene_dict(LOG, name="a-now", aside_m=-0.5))
+    after = prepare_split(dataset, SPLIT, None, tmp_path / "store", seed=0)
+    assert after[changed].ego_state[1] == pytest.approx(old_y - 0.5)
+    renewed = json.loads((tmp_path / "store" / MANIFEST_NAME).read_text())["inputs"]
+    assert renewed[LOG] != inputs[LOG]
+    assert renewed[OTHER] == inputs[OTHER]
+
+
+def test_second_stage_scenes_have_no_views(tmp_path):
+    dataset = write_two_stage(tmp_path)
+    prepared, failed = prepare_log(dataset, SPLIT, LOG, None, ViewConfig(count=1), seed=0)
+    assert not failed
+    assert [scene.token[16:] for scene in prepared] == ["", "-s1", "", "-s1"] + ["0"] * 4
 
 
 def test_a_failing_scene_is_named_and_the_others_go_on(session, dataset, tmp_path, caplog):

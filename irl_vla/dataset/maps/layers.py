@@ -1,17 +1,18 @@
 """Layers of a GeoPackage as tables: read with checks, geometry re-projected to metres."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
 import pyogrio
-import pyogrio.errors
 import pyproj
 import shapely
 from numpy.typing import NDArray
+from pyogrio._err import CPLE_BaseError
 
 from irl_vla.errors import MapError
 
@@ -72,7 +73,7 @@ class Layer:
             return None
         try:
             return str(int(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self.fail(row, f"{column}: expected a whole number, found {value!r}")
 
     def _parts(self) -> list[Any]:
@@ -88,6 +89,22 @@ class Layer:
         self.fail(row, f"expected a {expected}, found {'nothing' if item is None else item.wkt[:60]}")
 
 
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """What a file says of a layer without its rows.
+
+    Attributes:
+        columns: names of the attribute columns and of the id column.
+        fid_column: name of the id column, "" where there is none.
+        crs: stored reference system, None without geometry.
+    """
+
+    columns: tuple[str, ...]
+    fid_column: str
+    crs: str | None
+    rows: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MapFile:
     """An opened map file: its layers' names, and the projection of the city."""
@@ -96,39 +113,49 @@ class MapFile:
     layer_names: frozenset[str]
     transformer: pyproj.Transformer
 
+    def info(self, name: str) -> LayerInfo:
+        """Columns, reference system and size of a layer.
+
+        Raises:
+            MapError: if the layer is missing or cannot be read.
+        """
+        if name not in self.layer_names:
+            _missing(self.path, f"layer {name}", self.layer_names)
+        with _reading(self.path, name):
+            info = pyogrio.read_info(self.path, layer=name)
+        fields, fid_column = info["fields"].tolist(), info["fid_column"]
+        return LayerInfo((*fields, fid_column), fid_column, info["crs"], int(info["features"]))
+
     def layer(self, name: str, columns: Sequence[str] = ()) -> Layer:
         """Reads a layer with the columns asked for.
 
         Raises:
-            MapError: if the layer or a column is missing.
+            MapError: if the layer or a column is missing, or the file is broken.
         """
-        if name not in self.layer_names:
-            _missing(self.path, f"layer {name}", self.layer_names)
-        info = pyogrio.read_info(self.path, layer=name)
-        present = {*info["fields"].tolist(), info["fid_column"]}
+        info = self.info(name)
         for column in columns:
-            if column not in present:
-                _missing(self.path, f"layer {name}: column {column}", present)
-        meta, fids, geometry, data = pyogrio.raw.read(
-            self.path, layer=name, columns=[column for column in columns if column in info["fields"]], return_fids=True
-        )
-        table = dict(zip(meta["fields"].tolist(), data, strict=True))
-        if info["fid_column"] in columns:
-            table[info["fid_column"]] = fids
-        return Layer(
-            path=self.path,
-            name=name,
-            ids=tuple(str(fid) for fid in fids.tolist()),
-            geometry=self._projected(geometry),
-            columns=table,
-        )
+            if column not in info.columns:
+                _missing(self.path, f"layer {name}: column {column}", set(info.columns))
+        wanted = [column for column in columns if column != info.fid_column]
+        with _reading(self.path, name):
+            meta, fids, geometry, data = pyogrio.raw.read(self.path, layer=name, columns=wanted, return_fids=True)
+            table = dict(zip(meta["fields"].tolist(), data, strict=True))
+            shapes = shapely.from_wkb(geometry)
+        if info.fid_column in columns:
+            table[info.fid_column] = fids
+        layer = Layer(self.path, name, tuple(str(fid) for fid in fids.tolist()), shapes, table)
+        return replace(layer, geometry=self._projected(layer))
 
-    def _projected(self, wkb: NDArray[np.object_]) -> NDArray[np.object_]:
-        geometry = shapely.force_2d(shapely.from_wkb(wkb))
-        lon_lat = shapely.get_coordinates(geometry)
+    def _projected(self, layer: Layer) -> NDArray[np.object_]:
+        geometry = shapely.force_2d(layer.geometry)
+        lon_lat, rows = shapely.get_coordinates(geometry, return_index=True)
         if len(lon_lat):
             x, y = self.transformer.transform(lon_lat[:, 0], lon_lat[:, 1])
-            shapely.set_coordinates(geometry, np.column_stack([x, y]))
+            metres = np.column_stack([x, y])
+            if not np.isfinite(metres).all():
+                first = int(np.flatnonzero(~np.isfinite(metres).all(axis=1))[0])
+                layer.fail(int(rows[first]), f"expected longitude and latitude, found {lon_lat[first].tolist()}")
+            shapely.set_coordinates(geometry, metres)
         return np.asarray(geometry, dtype=np.object_)
 
 
@@ -140,23 +167,39 @@ def open_map(path: Path) -> MapFile:
     """
     if not path.is_file():
         raise MapError(f"{path}: expected a map, found no file; fetch the maps (all four cities are needed)")
-    try:
+    with _reading(path, "any"):
         names = frozenset(str(name) for name, _ in pyogrio.list_layers(path))
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise MapError(
-            f"{path}: expected a GeoPackage, found another content ({error}); fetch the map again"
-        ) from error
     if "meta" not in names:
         _missing(path, "layer meta", names)
-    _, _, _, (keys, values) = pyogrio.raw.read(path, layer="meta", columns=["key", "value"], read_geometry=False)
-    system = dict(zip(keys.tolist(), values.tolist(), strict=True)).get("projectedCoordSystem")
+    with _reading(path, "meta"):
+        _, _, _, data = pyogrio.raw.read(path, layer="meta", columns=["key", "value"], read_geometry=False)
+        keys, values = data
+        system = dict(zip(keys.tolist(), values.tolist(), strict=True)).get("projectedCoordSystem")
     try:
         transformer = pyproj.Transformer.from_crs(STORED_CRS, system, always_xy=True)
-    except pyproj.exceptions.CRSError as error:
-        raise MapError(
-            f"{path}: layer meta: projectedCoordSystem: expected a projection like 'EPSG:32611', found {system!r}"
-        ) from error
+    except pyproj.exceptions.ProjError as error:
+        _refuse_system(path, system, error)
+    if transformer.target_crs is None or not transformer.target_crs.is_projected:
+        _refuse_system(path, system, None)
     return MapFile(path=path, layer_names=names, transformer=transformer)
+
+
+@contextmanager
+def _reading(path: Path, layer: str) -> Iterator[None]:
+    """Whatever GDAL, SQLite or GEOS find wrong with a file's bytes is an error of the map."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, shapely.errors.ShapelyError, CPLE_BaseError) as error:
+        raise MapError(
+            f"{path}: layer {layer}: expected a GeoPackage, found another content ({error}); fetch the map again"
+        ) from error
+
+
+def _refuse_system(path: Path, system: Any, cause: Exception | None) -> NoReturn:
+    raise MapError(
+        f"{path}: layer meta: projectedCoordSystem: expected a projection like 'EPSG:32611', found {system!r}; "
+        "fetch or generate the map again"
+    ) from cause
 
 
 def _missing(path: Path, what: str, known: frozenset[str] | set[str]) -> NoReturn:

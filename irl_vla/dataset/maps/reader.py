@@ -13,8 +13,9 @@ import numpy as np
 import shapely
 
 from irl_vla.dataset.layout import Dataset, below
+from irl_vla.dataset.maps.cache import cache_folder, entry_path, read_entry, write_entry
 from irl_vla.dataset.maps.layers import Layer, MapFile, open_map
-from irl_vla.errors import MapError
+from irl_vla.errors import LogFormatError, MapError
 from irl_vla.geometry import Floats
 from irl_vla.scene import Area, Lane, MapView, Roadblock
 
@@ -34,20 +35,41 @@ _NO_KIND: Final = -1
 
 
 def load_map(dataset: Dataset, map_name: str) -> MapView:
-    """Loads a city's map; cached per process until the file changes.
+    """Loads a city's map; kept in this process until the file changes, and on disk (:mod:`.cache`) for the others.
 
     Raises:
         MapError: if the index, the file, a layer or a column is missing, or ids do not fit together.
     """
-    path = below(dataset.maps_root, f"{map_name}/{_version(dataset.maps_root, map_name)}/map.gpkg", "map")
+    path = city_path(dataset.maps_root, map_name)
     modified_ns = path.stat().st_mtime_ns if path.is_file() else 0
     return _cached(path, map_name, modified_ns)
+
+
+def city_path(maps_root: Path, map_name: str) -> Path:
+    """A city's file in the version that the index names.
+
+    Raises:
+        MapError: if the index is missing or does not name a version below the root.
+    """
+    version = _version(maps_root, map_name)
+    try:
+        return below(maps_root, f"{map_name}/{version}/map.gpkg", "map")
+    except LogFormatError as error:
+        raise MapError(f"{maps_root / INDEX_NAME}: {map_name}: expected a folder's name, found {version!r}") from error
 
 
 @lru_cache(maxsize=4)
 def _cached(path: Path, name: str, modified_ns: int) -> MapView:
     del modified_ns  # only part of the cache's key
-    return read_map(path, name)
+    folder = cache_folder()
+    if folder is None or not path.is_file():
+        return read_map(path, name)
+    entry = entry_path(folder, path)
+    view = read_entry(entry, name)
+    if view is None:
+        view = read_map(path, name)
+        write_entry(entry, view)
+    return view
 
 
 def read_map(path: Path, name: str) -> MapView:
@@ -256,7 +278,7 @@ def _version(maps_root: Path, map_name: str) -> str:
         return str(entries[map_name]["version"])
     except FileNotFoundError as error:
         raise MapError(f"{path}: expected the index of the maps, found no file; fetch the maps") from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise MapError(f'{path}: expected {{city: {{"version": ...}}}}, found another content ({error})') from error
     except KeyError as error:
         raise MapError(f"{path}: expected a version of {map_name!r}, found none (no {error})") from error

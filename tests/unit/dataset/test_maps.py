@@ -12,7 +12,7 @@ from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.maps.content import CITY_EPSG, CITY_VERSION
 from irl_vla.dataset.maps.reader import load_map, read_map
 from irl_vla.dataset.maps.writer import map_path, write_index, write_map
-from irl_vla.errors import LogFormatError, MapError
+from irl_vla.errors import MapError
 
 from .example import CITY, ORIGIN, line, map_content, strip
 
@@ -194,7 +194,7 @@ def test_index(dataset, tmp_path):
     write_index(tmp_path)
     path = tmp_path / "nuplan-maps-v1.0.json"
     path.write_text(path.read_text().replace("9.15.1915", "../../secret"))
-    with pytest.raises(LogFormatError, match="expected a path below this folder"):
+    with pytest.raises(MapError, match=f"{CITY}: expected a folder's name, found '../../secret'"):
         load_map(copy, CITY)
 
 

@@ -9,7 +9,7 @@ from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import DEVKIT_SPLITS, below, open_dataset
 from irl_vla.dataset.log import LogMeta, write_log
 from irl_vla.dataset.scenes import iter_scenes, load_scene, scene_refs, split_logs
-from irl_vla.dataset.splits import read_split, write_split
+from irl_vla.dataset.splits import StagePair, read_split, write_split
 from irl_vla.errors import ConfigError, LogFormatError, SceneError
 
 from .example import CITY, LOG, log_frames, write_example
@@ -129,7 +129,7 @@ def test_split_round_trip(own):
     rule = SceneFilter(num_future_frames=8, frame_interval=3, log_names=("a",), tokens=("0123", "1e5"), max_scenes=7)
     write_split(own.root, "probe", "mini", rule)
     split = read_split(own, "probe")
-    assert (split.name, split.data_split, split.scene_filter, dict(split.second_stage)) == ("probe", "mini", rule, {})
+    assert (split.name, split.data_split, split.scene_filter, split.stage_pairs) == ("probe", "mini", rule, ())
 
 
 def test_official_split_files(own):
@@ -148,7 +148,7 @@ def test_official_split_files(own):
     assert split.data_split == "test"
     assert split.scene_filter.tokens == ("aa", "bb")
     assert split.scene_filter.include_synthetic_scenes
-    assert split.second_stage == {"synthetic_scene_tokens": ["s"], "reactive_all_mapping": [["a", "b", [["c", "d"]]]]}
+    assert split.stage_pairs == (StagePair("a", "b", (("c", "d"),)),)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import shapely
 
+from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.inputs import drivable_map, ego_state, polygons_of, prepare_scene
 from irl_vla.epdms.polygons import points_inside
 from irl_vla.epdms.records import POLYGON_LAYERS
+from irl_vla.epdms.scorer import score_plans
 from irl_vla.errors import SceneError
+from irl_vla.scene import SUBSCORES
 
 from ..driving.straight_map import straight_map
 from .driving_scene import TIME_US, frame, moved_map, moved_scene, scene, scene_of, undo
@@ -26,6 +29,7 @@ def test_a_scene_is_prepared_by_hand():
     assert prepared.reference_poses.shape == (51, 3)
     np.testing.assert_allclose(prepared.tracks.poses[0, :, 0], 40 + 0.6 * np.arange(41))
     assert prepared.tracks.velocities[0, 0].tolist() == [6, 0]
+    assert prepared.traffic.drivers.tolist() == []  # connector ab is no intersection
     assert prepared.polygon_on_route.tolist() == [layer in (1, 2) for layer in prepared.polygon_layer]
 
 
@@ -112,6 +116,33 @@ def test_a_route_without_lanes_is_refused():
     bare = {key: replace(block, lane_ids=()) for key, block in view.roadblocks.items()}
     with pytest.raises(SceneError, match="expected lanes"):
         prepare_scene(scene(route=("a",)), replace(view, roadblocks=bare, _trees={}))
+
+
+def test_an_ego_in_a_hole_of_the_map_is_off_the_road():
+    """No polygon within 100 m: the route is planned to, and no plan ever complies with the drivable area."""
+    view = moved_map(straight_map(), np.array([0.0, 500.0, 0.0]))
+    prepared = prepare_scene(scene(objects=(CAR,)), view)
+    assert len(prepared.polygons) == 0
+    for traffic in ("replay", "reactive"):
+        scored = score_plans(prepared, prepared.human_plan[None], ScorerConfig(traffic=traffic, human_filter=False))
+        assert scored.raw[0, SUBSCORES.index("dac")] == 0.0
+        assert scored.score[0] == 0.0
+
+
+def test_two_objects_of_one_token_are_refused():
+    with pytest.raises(SceneError, match=r"frame f03: .*'car' twice"):
+        prepare_scene(scene(objects=(CAR, CAR)), straight_map())
+
+
+def test_tracks_that_are_not_in_the_current_frame_are_kept_apart():
+    frames = [frame(index, objects=(CAR,) if index > 4 else ()) for index in range(12)]
+    prepared = prepare_scene(scene_of(tuple(frames)), straight_map())
+    assert prepared.traffic.seen_now.tolist() == [False]
+    assert prepared.traffic.drivers.tolist() == []
+    for traffic in ("replay", "reactive"):
+        scored = score_plans(prepared, prepared.human_plan[None], ScorerConfig(traffic=traffic))
+        assert not scored.failures
+        assert np.isfinite(scored.score).all()
 
 
 def test_a_missing_limit_counts_as_15_mps():

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from irl_vla.epdms.records import PreparedScene
+from irl_vla.epdms.records import PreparedScene, TrafficStart
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import CheckpointError, SceneError
 
@@ -29,7 +29,18 @@ def example(token: str, *, full: bool) -> PreparedScene:
     if not full:
         return replace(scene(), token=token)
     objects = tracks(("vehicle", 20.0, 0.0, 3.0, 0), ("pedestrian", 5.0, 4.0, 0.0, 7))
-    return replace(scene(objects=objects, red=(rectangle(9, -2, 19, 2),), human=plan(10.0)), token=token)
+    ready = scene(objects=objects, red=(rectangle(9, -2, 19, 2),), human=plan(10.0))
+    traffic = TrafficStart(
+        seen_now=np.array([True, False]),
+        drivers=np.array([0]),
+        boxes=np.array([[20.0, 0.0, 0.0]]),
+        motion=np.array([[20.0, 3.0, 10.0]]),
+        lane=np.array([0]),
+        lane_points=np.array([[0.0, 0.0], [30.0, 0.0], [60.0, 0.0]]),
+        lane_offsets=np.array([0, 3]),
+        standing=np.zeros(0, np.int64),
+    )
+    return replace(ready, token=token, traffic=traffic)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -89,6 +100,20 @@ def test_other_arrow_files_are_refused(tmp_path: Path) -> None:
         writer.write_table(table)
     with pytest.raises(CheckpointError, match="schema"):
         PreparedStore.open(tmp_path)
+
+
+def test_a_store_of_an_older_schema_is_refused_with_the_way_to_rebuild_it(tmp_path: Path) -> None:
+    write_shard(tmp_path / "new.arrow", [example("one", full=True)])
+    with pa.ipc.open_file(str(tmp_path / "new.arrow")) as reader:
+        schema, batch = reader.schema, reader.get_batch(0)
+    old = schema.with_metadata({**schema.metadata, b"prepared_scene_schema": b"1"})
+    (tmp_path / "new.arrow").unlink()
+    with pa.ipc.new_file(str(tmp_path / "old.arrow"), old) as writer:
+        writer.write_batch(batch.cast(old))
+    with pytest.raises(CheckpointError, match="schema 2, found schema 1") as error:
+        PreparedStore.open(tmp_path)
+    assert f"rm -r {tmp_path}" in str(error.value)
+    assert "irl-vla" in str(error.value)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

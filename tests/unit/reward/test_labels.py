@@ -8,7 +8,7 @@ import pytest
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_plans
 from irl_vla.epdms.store import PreparedStore, write_shard
-from irl_vla.errors import CheckpointError
+from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig
 from irl_vla.reward.labels import LabelInputs, LabelSet, ShardLabeller, mean_labels, open_labels, write_labels
@@ -93,6 +93,11 @@ def test_a_folder_of_another_job_is_refused(world, in_process, tmp_path):
     write(world, tmp_path)
     with pytest.raises(CheckpointError, match="other inputs, configuration or seed"):
         write(world, tmp_path, seed=4)
+
+
+def test_reactive_traffic_is_refused_for_labels(world, tmp_path):
+    with pytest.raises(ConfigError, match=r"scorer\.traffic: expected 'replay'"):
+        write_labels(LabelInputs(*world), tmp_path, CONFIG, ScorerConfig(traffic="reactive"), 0)
 
 
 def test_unfinished_labels_are_refused(world, in_process, tmp_path):

@@ -40,6 +40,7 @@ def finish_all(experiment: Experiment) -> None:
         {"tracking.enabled": False},
         {"report.scenes": 1},
         {"evaluate.bootstrap_samples": 100},
+        {"evaluate.scorer.traffic": "reactive"},
     ],
     ids=lambda override: next(iter(override)),
 )

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from irl_vla.artifact import Manifest
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.evaluate import score_here
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
+from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
@@ -27,12 +30,21 @@ SCENES: dict[str, tuple[str, float, dict[str, Any]]] = {
 }
 
 
+class Store(dict[str, PreparedScene]):
+    """Prepared scenes in memory, with the manifest that tells what they were made from."""
+
+    folder: Path
+
+
 @pytest.fixture
-def store() -> dict[str, PreparedScene]:
-    return {
-        token: replace(scene(10.0, **options), token=token, time_us=TIME_US + round(seconds * 1e6))
+def store(tmp_path: Path) -> Store:
+    found = Store(
+        (token, replace(scene(10.0, **options), token=token, time_us=TIME_US + round(seconds * 1e6)))
         for token, (_, seconds, options) in SCENES.items()
-    }
+    )
+    found.folder = tmp_path / "prepared"
+    Manifest("prepared_scenes", 1, {}, 0, {"free": "1", "slow": "2"}, {}).write(found.folder)
+    return found
 
 
 @pytest.fixture
@@ -41,6 +53,7 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     refs = [SceneRef(token, log, 3, "map", log, "cruise") for token, (log, _, _) in SCENES.items()]
     refs.append(SceneRef("lost", "free", 9, "map", "free", "cruise"))  # could not be prepared
     monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
+    monkeypatch.setattr(judge, "read_split", lambda dataset, split: SimpleNamespace(stage_pairs=()))
     monkeypatch.setattr(judge, "score_split", score_here)
 
     def run(**settings: Any) -> dict[str, Any]:
@@ -68,7 +81,8 @@ POLICIES = {"policies": ("constant_velocity", "human", "reference"), "against": 
 def test_tables_agree_with_each_other(evaluated: Any) -> None:
     found = evaluated(evaluate=POLICIES)
     folder = found["folder"]
-    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv")]
+    official = [f"official_{name}.csv" for name in POLICIES["policies"]]
+    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv", *official)]
     results = {row["policy"]: row for row in rows(folder / "results.csv")}
     assert list(results) == list(POLICIES["policies"])
     frames, logs = rows(folder / "frames.csv"), rows(folder / "logs.csv")
@@ -86,6 +100,16 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
     np.testing.assert_allclose(plans["constant_velocity"]["b1"]["plan"], plan(10.0))
 
 
+def test_official_files_hold_the_same_scores(evaluated: Any) -> None:
+    folder = evaluated(evaluate=POLICIES)["folder"]
+    for row in rows(folder / "results.csv"):
+        results = read_results(folder / f"official_{row['policy']}.csv")
+        frames = [frame for frame in rows(folder / "frames.csv") if frame["policy"] == row["policy"]]
+        assert results.tokens == tuple(frame["token"] for frame in frames)
+        np.testing.assert_array_equal(results.score, [float(frame["score"]) for frame in frames])
+        assert results.summary["average_all_frames"].score == pytest.approx(float(row["epdms"]) / 100)
+
+
 def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
     evaluated(evaluate=POLICIES)
     shown = capsys.readouterr().out
@@ -99,6 +123,24 @@ def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.C
     for log in ("free", "slow"):
         for name in POLICIES["policies"]:
             assert f"{log}  {name}: " in shown
+
+
+def test_every_table_tells_who_judged(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = evaluated(evaluate=POLICIES)
+    evaluator = read_fingerprint(found["paths"][0])
+    assert require_comparable(all_fingerprints(found["paths"])) == evaluator
+    assert evaluator.frames == len(SCENES)
+    assert evaluator.scorer["filter_convention"] == "corrected"
+    assert evaluator.short in capsys.readouterr().out
+    evaluated(evaluate=POLICIES | {"scorer": {"filter_convention": "before"}})
+    assert read_fingerprint(found["paths"][0]) != evaluator
+
+
+def test_frames_say_where_points_were_lost(evaluated: Any) -> None:
+    found = evaluated(evaluate=POLICIES)
+    lost = {(row["policy"], row["token"]): row["lost"] for row in rows(found["folder"] / "frames.csv")}
+    assert "nc=0" in lost["constant_velocity", "b0"], "it runs into the slow car"
+    assert "nc=0" not in lost["human", "b0"]
 
 
 def test_the_convention_is_named(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:

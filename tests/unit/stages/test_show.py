@@ -1,13 +1,16 @@
 """The report's tables and the choice of its scenes, by hand-made results."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from irl_vla.errors import CheckpointError
 from irl_vla.experiment import Experiment
+from irl_vla.fingerprint import Fingerprint, sidecar, write_fingerprint
 from irl_vla.stages import show
 
 TRIALS = [
@@ -40,8 +43,13 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+EVALUATOR = Fingerprint("1", "ab", "one-stage", {"filter_convention": "corrected"}, "cd", 4, "passed (30 cases)")
+
+
 def write_seed(folder: Path, scores: dict[str, list[float]]) -> Path:
     """Results of policies on frames t0, t1 (group g) and t2, t3 (group h)."""
+    for table in ("frames.csv", "results.csv"):
+        write_fingerprint(folder / "evaluate" / table, EVALUATOR)
     rows = [
         {"policy": name, "token": f"t{index}", "group": "g" if index < 2 else "h", "score": value}
         for name, values in scores.items()
@@ -71,6 +79,17 @@ def test_seeds_are_pooled_and_differences_paired(seeds: list[Path]) -> None:
     assert rows["finetuned"]["minus_imitation"] == "+20.00 [+10.00, +30.00]"
     assert (rows["imitation"]["low"], rows["imitation"]["high"]) == pytest.approx((20.0, 60.0))
     assert "minus_imitation" not in rows["imitation"]
+
+
+def test_seeds_that_were_judged_differently_are_not_pooled(seeds: list[Path]) -> None:
+    table = seeds[1] / "evaluate" / "frames.csv"
+    write_fingerprint(table, replace(EVALUATOR, scorer={"filter_convention": "before"}, frames=3))
+    message = r"seed-0.*seed-1.*cannot be compared \(frames: 4 / 3; scorer.filter_convention: 'corrected' / 'before'\)"
+    with pytest.raises(CheckpointError, match=message):
+        show.pooled_rows(seeds, [], 100)
+    sidecar(table).unlink()
+    with pytest.raises(CheckpointError, match="nobody knows how it was judged"):
+        show.pooled_rows(seeds, [], 100)
 
 
 def scored(**scores: list[float]) -> dict[str, Any]:
@@ -116,6 +135,7 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
     ):
         assert f"<h2>{title}</h2>" in text
     assert "seed-2" not in text
+    assert text.count(str(EVALUATOR)) == 3, "every table of scores tells who judged"
     assert '<img src="sweep-seed-0.png"' in text
     assert (page.parent / "sweep-seed-0.png").exists()
     assert (page.parent / "pooled.csv").exists()

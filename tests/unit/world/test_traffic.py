@@ -12,10 +12,11 @@ from irl_vla.world.drive import drive, is_clean
 from irl_vla.world.drivers import Scenario, SignalPlan
 from irl_vla.world.frames import driving_command
 from irl_vla.world.interaction import CLEARANCE, GREEN, RED, JunctionRules, JunctionTraffic, Obstacles, PathDrivers
+from irl_vla.world.moments import Moment
 from irl_vla.world.roads.layout import FAMILIES
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import KINDS, possible_movements
-from irl_vla.world.traffic import Moment, continue_from
+from irl_vla.world.traffic import continue_from
 from tests.unit.world.test_roads import make_network
 
 

@@ -1,0 +1,245 @@
+"""Paints the sensors of logs that lack them, from their frames and map alone.
+
+Into a new data set: the logs are written again with the entries of our rig filled in, what the logs have is linked, and
+maps and split files are linked, too. In place: only files that the logs name and that are not there are painted, with
+the calibration that the logs give; no log is changed. What exists is never painted again, so both can be interrupted.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from irl_vla.artifact import content_hash, write_text
+from irl_vla.dataset.layout import Dataset, below
+from irl_vla.dataset.log import Log, read_log
+from irl_vla.dataset.log_writer import camera_dict, sweep_path
+from irl_vla.dataset.maps.reader import load_map
+from irl_vla.dataset.safe_pickle import write_pickle
+from irl_vla.dataset.scenes import UNANNOTATED_PREFIX
+from irl_vla.dataset.sensors import has_image, has_sweep, write_image, write_sweep
+from irl_vla.dataset.splits import LAYOUTS_NAME
+from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
+from irl_vla.scene import CAMERA_NAMES, PLAN_INTERVAL_S, Camera, Frame
+from irl_vla.world.cameras import paint_cameras
+from irl_vla.world.config import WorldSensorConfig
+from irl_vla.world.lidar import cast_lidar
+from irl_vla.world.rig import Mount, Rig, default_rig, rig_cameras
+
+#: Says what an output folder is painted from and how.
+RECORD_NAME: Final = "render.json"
+#: A vehicle that slowed down faster than this since the frame before shows its brake lamps.
+_BRAKE_LIGHT_MPS2: Final = -0.7
+#: Height over width of the official images; logs do not store the size of their images.
+_ASPECT: Final = 9 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """What was painted for one log: frames that got something, images and sweeps."""
+
+    log_name: str
+    frames: int
+    images: int
+    sweeps: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaintJob:
+    """How a folder of logs is painted.
+
+    Attributes:
+        target: root of the new data set; None paints in place.
+        sensors: which cameras and LiDAR, and their sizes; in place the logs say which cameras and how large.
+        seed: of the LiDAR's noise.
+    """
+
+    source: Dataset
+    data_split: str
+    target: Path | None
+    sensors: WorldSensorConfig
+    seed: int
+
+    @property
+    def blobs(self) -> Path:
+        """Folder that painted files are relative to."""
+        return below((self.target or self.source.root) / "sensor_blobs", self.data_split, "data_split")
+
+    def log_path(self, name: str) -> Path:
+        """Where the log that goes with the painted files lies, or will."""
+        return below((self.target or self.source.root) / "navsim_logs", f"{self.data_split}/{name}.pkl", "log")
+
+
+def begin_output(source: Dataset, target: Path, sensors: WorldSensorConfig, seed: int) -> None:
+    """Makes or checks the new data set's folder: its record, maps, split files and layouts.
+
+    Raises:
+        ConfigError: if the folder lies in the source, or is filled with something else.
+        CheckpointError: if it was begun with other settings or from other data.
+    """
+    root, origin = target.resolve(), source.root.resolve()
+    if root == origin or origin in root.parents or root in origin.parents:
+        raise ConfigError(
+            f"{target}: expected a folder apart from {source.root}, found them nested; choose another one"
+        )
+    values = {"source": str(origin), "sensors": sensors.model_dump(mode="json"), "seed": seed}
+    record = target / RECORD_NAME
+    if record.is_file():
+        found = json.loads(record.read_text())
+        if found != values:
+            raise CheckpointError(f"{record}: expected {values}, found {found}; choose another output folder")
+    elif target.is_dir() and any(target.iterdir()):
+        raise ConfigError(f"{target}: expected a new or empty folder, found other files; choose another output folder")
+    _link(source.maps_root, target / "maps")
+    if source.splits_root.is_dir():
+        _link(source.splits_root, target / "train_test_split")
+    if (source.root / LAYOUTS_NAME).is_file():
+        _link(source.root / LAYOUTS_NAME, target / LAYOUTS_NAME)
+    write_text(record, json.dumps(values, indent=1))
+
+
+def paint_log(job: PaintJob, name: str) -> Painted:
+    """Paints what a log lacks; with a target also writes the log there, last.
+
+    Raises:
+        LogFormatError: if the log breaks the format, or cannot be painted in place.
+    """
+    if job.target is not None and job.log_path(name).is_file():
+        return Painted(name, 0, 0, 0)
+    annotated = not job.data_split.startswith(UNANNOTATED_PREFIX)
+    log = read_log(job.source.log_folder(job.data_split) / f"{name}.pkl", annotated)
+    if job.target is None:
+        _check_named_files(log)
+    painted = Painted(name, 0, 0, 0)
+    rows: list[dict[str, Any]] = []
+    for index, raw in enumerate(log.raw):
+        before = log.frame(index - 1) if index else None
+        frame = log.frame(index)
+        wanted = frame if job.target is None else _equipped(job, frame, name)
+        images, sweeps = _paint_frame(job, log.map_name(index), before, frame, wanted)
+        painted = replace(
+            painted,
+            frames=painted.frames + (images + sweeps > 0),
+            images=painted.images + images,
+            sweeps=painted.sweeps + sweeps,
+        )
+        cameras = {key: camera_dict(wanted.cameras[key]) if key in wanted.cameras else {} for key in CAMERA_NAMES}
+        rows.append({**raw, "cams": cameras, "lidar_path": wanted.lidar_path})
+    if job.target is not None:
+        write_pickle(job.log_path(name), rows)
+    return painted
+
+
+def _equipped(job: PaintJob, frame: Frame, log_name: str) -> Frame:
+    """The frame with what it has linked into the target, and entries of our rig for what it has not.
+
+    Cameras that are neither there nor asked for lose their entry: it would name a file that is missing.
+    """
+    sensors = job.sensors
+    rig = _rig(sensors.cameras, sensors.image_width_px, sensors.image_height_px)
+    stored = {key: item for key, item in frame.cameras.items() if has_image(job.source, job.data_split, item)}
+    for camera in stored.values():
+        _link_sensor(job, camera.path)
+    lidar_path = sweep_path(log_name, frame.token)
+    if frame.lidar_path is not None and has_sweep(job.source, job.data_split, frame.lidar_path):
+        lidar_path = frame.lidar_path
+        _link_sensor(job, lidar_path)
+    return replace(frame, cameras=rig_cameras(rig, log_name, frame.token) | stored, lidar_path=lidar_path)
+
+
+def _paint_frame(job: PaintJob, city: str, before: Frame | None, frame: Frame, wanted: Frame) -> tuple[int, int]:
+    """Paints the files that ``wanted`` names and that are not there; numbers of images and sweeps."""
+    lost = {key: item for key, item in wanted.cameras.items() if not below(job.blobs, item.path, "data_path").exists()}
+    lidar = job.sensors.lidar if wanted.lidar_path is not None else None
+    path = below(job.blobs, wanted.lidar_path or "none", "lidar_path")
+    if not lost and (lidar is None or path.exists()):
+        return 0, 0
+    map_view = load_map(job.source, city)
+    if lost:
+        rig = Rig({key: _mount(job, key, camera) for key, camera in lost.items()})
+        for key, image in paint_cameras(frame, map_view, rig, _braking(before, frame)).items():
+            write_image(job.blobs / lost[key].path, image, job.sensors.jpeg_quality)
+    if lidar is None or path.exists():
+        return len(lost), 0
+    generator = np.random.default_rng([job.seed, zlib.crc32(frame.token.encode())])
+    write_sweep(path, cast_lidar(frame, map_view, lidar, generator))
+    return len(lost), 1
+
+
+def _mount(job: PaintJob, name: str, camera: Camera) -> Mount:
+    sensors = job.sensors
+    if job.target is not None:
+        return _rig(sensors.cameras, sensors.image_width_px, sensors.image_height_px).mounts[name]
+    values = (camera.rotation, camera.translation_m, camera.intrinsic)
+    return _logged_mount(*(np.ascontiguousarray(value).tobytes() for value in values))
+
+
+@lru_cache(maxsize=64)
+def _logged_mount(rotation: bytes, translation: bytes, intrinsic: bytes) -> Mount:
+    """One mount a calibration: the painter keeps what depends on it by the mount's identity."""
+    matrix = np.frombuffer(intrinsic).reshape(3, 3)
+    width = max(round(2 * matrix[0, 2]), 1)
+    position = np.frombuffer(translation)
+    return Mount(np.frombuffer(rotation).reshape(3, 3), position, matrix, width, max(round(width * _ASPECT), 1))
+
+
+@lru_cache(maxsize=4)
+def _rig(names: tuple[str, ...], width_px: int, height_px: int) -> Rig:
+    return default_rig(names, width_px, height_px)
+
+
+def _check_named_files(log: Log) -> None:
+    """In place, each frame must name files of its own, taken by cameras that the painter can imitate.
+
+    Raises:
+        LogFormatError: naming the first sensor for which that does not hold.
+    """
+    remedy = "paint into a new data set: --output FOLDER"
+    paths: list[str] = []
+    for index in range(len(log)):
+        frame = log.frame(index)
+        for name, camera in frame.cameras.items():
+            if camera.distortion.any():
+                raise LogFormatError(
+                    f"{log.path}: frame {index}: cams.{name}.distortion: expected zeros, since painted images have no "
+                    f"lens distortion, found {camera.distortion.tolist()}; {remedy}"
+                )
+            paths.append(camera.path)
+        paths += [] if frame.lidar_path is None else [frame.lidar_path]
+    if not paths or len(set(paths)) < len(paths):
+        found = "none at all" if not paths else "one that frames share"
+        raise LogFormatError(f"{log.path}: expected paths of sensor files in the frames, found {found}; {remedy}")
+
+
+def _braking(before: Frame | None, frame: Frame) -> frozenset[str]:
+    """Track tokens of objects that slowed down since the frame before."""
+    if before is None:
+        return frozenset()
+    limit = _BRAKE_LIGHT_MPS2 * PLAN_INTERVAL_S
+    earlier = _speeds(before)
+    return frozenset(token for token, speed in _speeds(frame).items() if speed - earlier.get(token, speed) < limit)
+
+
+def _speeds(frame: Frame) -> Mapping[str, float]:
+    objects = frame.objects
+    return dict(zip(objects.track_tokens, np.hypot(*objects.velocity_mps[:, :2].T).tolist(), strict=True))
+
+
+def _link_sensor(job: PaintJob, relative: str) -> None:
+    _link(below(job.source.sensor_folder(job.data_split), relative, "sensor"), job.blobs / relative)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Makes a symbolic link unless it is there; whole or absent."""
+    if target.is_symlink():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{content_hash(str(os.getpid()))}"
+    temporary.symlink_to(source.resolve())
+    temporary.replace(target)

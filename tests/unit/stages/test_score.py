@@ -1,0 +1,206 @@
+"""Plans from files on small logs, without Ray: what is scored, what is named, and with which exit status."""
+
+import csv
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irl_vla.artifact import Manifest
+from irl_vla.commands import score as command
+from irl_vla.dataset.config import DataConfig
+from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.scenes import scene_refs, split_logs
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.store import PreparedStore, write_shard
+from irl_vla.errors import SceneError
+from irl_vla.evaluate import score_here
+from irl_vla.evaluate_two_stage import score_pairs_here
+from irl_vla.fingerprint import fingerprint, read_fingerprint
+from irl_vla.geometry import Floats
+from irl_vla.plan_file import write_plans
+from irl_vla.prepare import KIND, SCHEMA, FailedScene, prepare_log
+from irl_vla.session import RayConfig
+from irl_vla.stages import score
+from irl_vla.stages.score import BadToken, ScoreJob, score_files
+from tests.unit.dataset.example import LOG, write_example
+from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
+from tests.unit.epdms.straight_road import plan
+
+OTHER = LOG.replace("veh-01", "veh-02")
+
+
+def prepare(dataset: Dataset, split: str, views: None, folder: Path, seed: int) -> PreparedStore:
+    """As ``prepare_split``, in this process and without looking for what is there."""
+    failed: list[FailedScene] = []
+    for log in split_logs(dataset, split):
+        scenes, lost = prepare_log(dataset, split, log, None, views, seed=seed)
+        failed += lost
+        write_shard(folder / f"{log}.arrow", scenes)
+    logs = dict.fromkeys(split_logs(dataset, split), "1")
+    Manifest(KIND, SCHEMA, {}, seed, logs, {"failed": [asdict(item) for item in failed]}).write(folder)
+    return PreparedStore.open(folder)
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def session(config: RayConfig) -> Iterator[None]:
+        yield
+
+    for name, value in {"ray_session": session, "prepare_split": prepare, "score_split": score_here}.items():
+        monkeypatch.setattr(score, name, value)
+    monkeypatch.setattr(score, "score_pairs", score_pairs_here)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    found: Dataset = write_example(tmp_path / "data", logs=(LOG, OTHER), count=14, sensors=False)
+    return found
+
+
+def job(folder: Path, plans: dict[str, Floats], against: dict[str, Floats] | None = None, **changes: Any) -> ScoreJob:
+    write_plans(folder / "mine.parquet", plans)
+    if against is not None:
+        write_plans(folder / "theirs.parquet", against)
+    settings: dict[str, Any] = {
+        "plans": folder / "mine.parquet",
+        "against": None if against is None else folder / "theirs.parquet",
+        "data": DataConfig(root=folder / "data"),
+        "split": "train",
+        "prepared": folder / "prepared",
+        "scorer": ScorerConfig(),
+        "output": folder / "out",
+        "ray": RayConfig(),
+        "samples": 100,
+    }
+    return ScoreJob(**settings | changes)
+
+
+def tokens(dataset: Dataset, split: str = "train") -> list[str]:
+    return [ref.token for ref in scene_refs(dataset, split)]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_all_frames_are_scored(dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = tokens(dataset)
+    assert score_files(job(tmp_path, dict.fromkeys(known, plan(10.0)))) == []
+    frames = rows(tmp_path / "out" / "frames.csv")
+    assert [row["token"] for row in frames] == known
+    (result,) = rows(tmp_path / "out" / "results.csv")
+    assert result["policy"] == "mine"
+    assert float(result["epdms"]) == pytest.approx(100 * np.mean([float(row["score"]) for row in frames]))
+    assert all(bool(row["lost"]) == (float(row["score"]) < 1) for row in frames)
+    expected = fingerprint(ScorerConfig(), [tmp_path / "prepared"], known)
+    assert read_fingerprint(tmp_path / "out" / "frames.csv") == expected
+    assert read_fingerprint(tmp_path / "out" / "results.csv") == expected
+    assert expected.short in capsys.readouterr().out
+    assert not (tmp_path / "out" / "bad_tokens.csv").exists()
+
+
+def test_bad_tokens_are_named_and_the_rest_is_scored(dataset: Dataset, tmp_path: Path) -> None:
+    first, second, *rest = tokens(dataset)
+    plans = {first: plan(10.0) * np.nan, "foreign": plan(1.0)} | dict.fromkeys(rest, plan(10.0))
+    bad = score_files(job(tmp_path, plans))
+    assert bad == [
+        BadToken("mine", first, "row 0: expected a finite plan, found NaN or infinity"),
+        BadToken("mine", second, "no plan"),
+        BadToken("mine", "foreign", "no such scene in the split"),
+    ]
+    assert rows(tmp_path / "out" / "bad_tokens.csv") == [asdict(item) for item in bad]
+    assert [row["token"] for row in rows(tmp_path / "out" / "frames.csv")] == rest
+    assert read_fingerprint(tmp_path / "out" / "results.csv").frames == len(rest)
+    score_files(job(tmp_path, dict.fromkeys(tokens(dataset), plan(10.0))))
+    assert not (tmp_path / "out" / "bad_tokens.csv").exists(), "that of the earlier call would mislead"
+
+
+def test_scenes_that_cannot_be_prepared_are_bad_tokens(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, *rest = tokens(dataset)
+    monkeypatch.setattr(score, "failed_scenes", lambda folder: [FailedScene(lost, LOG, "no route")])
+    bad = score_files(job(tmp_path, dict.fromkeys([lost, *rest], plan(10.0))))
+    assert bad == [BadToken("", lost, "the scene could not be prepared: no route")]
+
+
+def test_nothing_usable_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"expected plans for the 6 scenes of split 'train', not one can be judged"):
+        score_files(job(tmp_path, {"foreign": plan(1.0)}))
+
+
+def test_two_files_are_compared_on_common_frames(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tokens(dataset)
+    mine, theirs = dict.fromkeys(known[1:], plan(10.0)), dict.fromkeys(known[:-1], plan(2.0))
+    bad = score_files(job(tmp_path, mine, theirs))
+    assert bad == [BadToken("mine", known[0], "no plan"), BadToken("theirs", known[-1], "no plan")]
+    frames = rows(tmp_path / "out" / "frames.csv")
+    assert [(row["policy"], row["token"]) for row in frames] == [
+        (name, token) for name in ("mine", "theirs") for token in known[1:-1]
+    ]
+    first, second = rows(tmp_path / "out" / "results.csv")
+    assert float(first["minus_theirs"]) == pytest.approx(float(first["epdms"]) - float(second["epdms"]))
+    assert f"mine minus theirs, paired, resampled by group: {float(first['minus_theirs']):+.2f} [" in (
+        capsys.readouterr().out
+    )
+
+
+def test_files_of_one_name_go_by_their_paths(dataset: Dataset, tmp_path: Path) -> None:
+    known = tokens(dataset)
+    write_plans(tmp_path / "sub" / "mine.parquet", dict.fromkeys(known, plan(2.0)))
+    score_files(job(tmp_path, dict.fromkeys(known, plan(10.0)), against=None))
+    again = job(tmp_path, dict.fromkeys(known, plan(10.0)), output=tmp_path / "two")
+    score_files(ScoreJob(**vars(again) | {"against": tmp_path / "sub" / "mine.parquet"}))
+    assert [row["policy"] for row in rows(tmp_path / "two" / "results.csv")] == [
+        str(tmp_path / "mine.parquet"),
+        str(tmp_path / "sub" / "mine.parquet"),
+    ]
+
+
+def test_a_two_stage_split_is_judged_by_its_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write_two_stage(tmp_path / "data", logs=(LOG, OTHER), speed=5.0)
+    known = tokens(dataset, SPLIT)
+    assert score_files(job(tmp_path, dict.fromkeys(known, plan(5.0)), split=SPLIT)) == []
+    (result,) = rows(tmp_path / "out" / "results.csv")
+    assert {"stage_one_epdms", "stage_two_epdms"} <= set(result)
+    assert read_fingerprint(tmp_path / "out" / "results.csv").rule == "two-stage"
+    assert "stage two" in capsys.readouterr().out
+    bad = score_files(job(tmp_path, dict.fromkeys(known[1:], plan(5.0)), split=SPLIT))
+    assert bad[0] == BadToken("mine", known[0], "no plan")
+    assert {item.reason for item in bad[1:]} == {"left out with a scene of its pair"}
+    assert len(rows(tmp_path / "out" / "frames.csv")) + len(bad) == len(known)
+
+
+def test_the_cache_depends_on_data_and_filter(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    whole, part = score.cache_folder(dataset, "train"), score.cache_folder(dataset, "mini")
+    assert whole.parent == part.parent == tmp_path / "cache" / "irl-vla" / "prepared"
+    assert whole != part
+    assert whole == score.cache_folder(dataset, "train")
+    moved = Dataset(tmp_path / "other", dataset.maps_root, dataset.splits_root)
+    assert score.cache_folder(moved, "train") != whole
+
+
+@pytest.mark.parametrize(("left_out", "status"), [((), 0), ((0,), 1), (range(6), 2)])
+def test_the_exit_status_tells(left_out: Sequence[int], status: int, dataset: Dataset, tmp_path: Path) -> None:
+    known = tokens(dataset)
+    plans = {token: plan(10.0) for index, token in enumerate(known) if index not in left_out}
+    write_plans(tmp_path / "p.parquet", plans)
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    folders = ["--data", str(tmp_path / "data"), "--prepared", str(tmp_path / "s"), "--output", str(tmp_path / "o")]
+    assert command.run(parser.parse_args([str(tmp_path / "p.parquet"), "--split", "train", *folders])) == status
+    absent = [str(tmp_path / "absent.parquet"), "--split", "train", *folders]
+    assert command.run(parser.parse_args(absent)) == 2
