@@ -8,8 +8,8 @@ Claims, on a test split of road layouts that the training split does not have:
 * Every scenario kind is at least 3 % of the scenes; the human's own NC and DAC are at least 0.97; PDM-Closed makes at
   least 95 % of the human's progress.
 
-``--select`` keeps the scenes of ``irl_vla.select`` alone. Without ``--data`` a world without sensors is generated
-first. Minutes on one core; ``--prepared`` keeps what takes longest.
+``--select`` keeps the scenes of ``irl_vla.select.scenes`` alone. Without ``--data`` a world without sensors is
+generated first. Minutes on one core; ``--prepared`` keeps what takes longest.
 """
 
 import argparse
@@ -38,7 +38,8 @@ from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.evaluate import FrameId, SplitScores, difference, score_here
 from irl_vla.geometry import Floats
 from irl_vla.reward.proposals import follow_path
-from irl_vla.select import SelectionConfig, select_scenes
+from irl_vla.select.config import SelectionConfig
+from irl_vla.select.scenes import select_scenes
 from irl_vla.train.config import EgoMlpConfig
 from irl_vla.train.ego_mlp import EgoMlp, ego_mlp_plans, train_ego_mlp
 from irl_vla.world.config import SplitSizeConfig, WorldConfig
@@ -109,7 +110,7 @@ def read(dataset: Dataset, split: str, folder: Path) -> Scenes:
 
 
 def selected(scenes: Scenes, seed: int) -> Scenes:
-    """The scenes that :mod:`irl_vla.select` keeps."""
+    """The scenes that :mod:`irl_vla.select.scenes` keeps."""
     kinds = {frame.token: frame.kind for frame in scenes.frames}
     prepared = (scenes.store[frame.token] for frame in scenes.frames)
     generator = np.random.default_rng(seed)

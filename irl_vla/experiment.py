@@ -19,6 +19,7 @@ from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.policy.planner_config import PolicyConfig
 from irl_vla.reward.config import LabelConfig, RewardTrainConfig
 from irl_vla.rl.config import FinetuneConfig, SweepConfig
+from irl_vla.select.config import SelectionConfig
 from irl_vla.session import RayConfig
 from irl_vla.tracking import TrackingConfig, flatten
 from irl_vla.train.config import ImitationConfig
@@ -44,6 +45,21 @@ BASELINES: Final[tuple[PolicyName, ...]] = (
     "ego_mlp",
     "reference",
 )
+
+
+class GenerateConfig(WorldConfig):
+    """The generated world, and which of its scenes are worth judging.
+
+    Attributes:
+        selection: how scenes are chosen once the world is there; None keeps every window in the splits.
+    """
+
+    selection: SelectionConfig | None = SelectionConfig()
+
+    @property
+    def world(self) -> WorldConfig:
+        """The world alone, of which the data set's manifest tells."""
+        return WorldConfig(**{name: getattr(self, name) for name in WorldConfig.model_fields})
 
 
 class EvaluateConfig(Config):
@@ -88,7 +104,7 @@ class Experiment(Config):
     model: PolicyConfig = PolicyConfig()
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
-    generate: WorldConfig | None = WorldConfig()
+    generate: GenerateConfig | None = GenerateConfig()
     pretrain: ImitationConfig = ImitationConfig()
     label: LabelConfig = LabelConfig()
     train_reward: RewardTrainConfig = RewardTrainConfig()

@@ -126,6 +126,11 @@ def read_split(dataset: Dataset, name: str) -> Split:
     return Split(name, data_split, rule, _stage_pairs(path, values) if rule.include_synthetic_scenes else ())
 
 
+def all_windows(split: str) -> str:
+    """Name of the split with every window of a split that was narrowed to the scenes worth judging."""
+    return f"{split}_all"
+
+
 def write_split(
     root: Path, name: str, data_split: str, scene_filter: SceneFilter, stage_pairs: Sequence[StagePair] = ()
 ) -> Path:

@@ -61,12 +61,20 @@ def dataset(experiment: Experiment) -> "Dataset":
 
 
 def prepared(experiment: Experiment, split: str) -> "PreparedStore":
-    """The prepared scenes of a split, made where they are missing; the training split includes shifted views."""
+    """The prepared scenes of a split, made where they are missing; the training split includes shifted views.
+
+    Of a split that is narrowed to the scenes worth judging all windows are prepared, once, because that is how they are
+    chosen. Read by token, and take the tokens from the split.
+    """
+    from irl_vla.dataset.splits import all_windows
     from irl_vla.prepare import prepare_split
+    from irl_vla.world.plan import SPLITS
 
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
-    return prepare_split(dataset(experiment), split, shifted, folder, experiment.data_seed)
+    narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
+    source = all_windows(split) if narrowed else split
+    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed)
 
 
 def pretrain(experiment: Experiment) -> StageFolder:

@@ -239,7 +239,8 @@ def write_plans(path: Path, scores: Mapping[str, SplitScores]) -> None:
 
 def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId]) -> dict[str, Floats]:
     training = folders.prepared(experiment, experiment.data.train)
-    logged = [token for token in training.tokens if len(token) <= TOKEN_LENGTH]
+    refs = scene_refs(folders.dataset(experiment), experiment.data.train)
+    logged = [ref.token for ref in refs if ref.token in training]
     chosen = logged[:: max(1, len(logged) // _MANOEUVRE_SCENES)]
     best, means = baselines.best_constant_acceleration(
         (training[token] for token in chosen), folders.training_scorer(experiment)

@@ -45,13 +45,15 @@ def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bo
 
 
 def generate(experiment: Experiment) -> None:
-    """Writes the generated dataset in NAVSIM's layout."""
+    """Writes the generated dataset in NAVSIM's layout and narrows its splits to the scenes worth judging."""
     if experiment.generate is None:
         log.info("generate: the configuration has no generated world; data is read as it is")
         return
+    from irl_vla.stages.select import select
     from irl_vla.world.generate import generate as write_world
 
-    write_world(experiment.generate, folders.data_root(experiment), experiment.data_seed)
+    write_world(experiment.generate.world, folders.data_root(experiment), experiment.data_seed)
+    select(experiment, experiment.generate.selection)
 
 
 def pretrain(experiment: Experiment) -> None:

@@ -14,7 +14,7 @@ from irl_vla.artifact import MANIFEST_NAME, content_hash, read_manifest
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
-from irl_vla.dataset.splits import LAYOUTS_NAME, StagePair, read_split
+from irl_vla.dataset.splits import LAYOUTS_NAME, StagePair, all_windows, read_split
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore, rebuild
 from irl_vla.errors import SceneError
@@ -214,9 +214,13 @@ def _prepared(job: ScoreJob, dataset: Dataset) -> PreparedStore:
     folder = (job.prepared or cache_folder(dataset, job.split)).resolve()
     log.info("score: prepared scenes in %s", folder)
     seed = 0  # of shifted views, which are not made here; a folder that an experiment filled has its own
+    split = job.split
     if (folder / MANIFEST_NAME).exists():
-        seed = read_manifest(folder, KIND, SCHEMA, rebuild(folder)).seed
-    return prepare_split(dataset, job.split, None, folder, seed)
+        manifest = read_manifest(folder, KIND, SCHEMA, rebuild(folder))
+        seed = manifest.seed
+        if manifest.config.get("split") == all_windows(split):  # from which the scenes of the split were chosen
+            split = all_windows(split)
+    return prepare_split(dataset, split, None, folder, seed)
 
 
 def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadToken]:

@@ -139,13 +139,26 @@ def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeyp
     for split in ("train", "val", "test"):
         folders.prepared(experiment, split)
     assert {split: views for split, (views, _, _) in asked.items()} == {
-        "train": experiment.views,
-        "val": None,
-        "test": None,
+        "train_all": experiment.views,
+        "val_all": None,
+        "test_all": None,
     }
-    assert asked["val"][1:] == (experiment.shared / "prepared" / "val", experiment.data_seed)
+    assert asked["val_all"][1:] == (experiment.shared / "prepared" / "val", experiment.data_seed)
     folders.prepared(experiment.with_overrides({"views.count": 0}), "train")
-    assert asked["train"][0] is None
+    assert asked["train_all"][0] is None
+
+
+def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("irl_vla.prepare.prepare_split", lambda dataset, split, *rest: asked.append(split))
+    monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
+    folders.prepared(experiment, "test")
+    folders.prepared(experiment, "navhard_two_stage")
+    folders.prepared(experiment.with_overrides({"generate.selection": None}), "test")
+    folders.prepared(experiment.with_overrides({"generate": None}), "test")
+    assert asked == ["test_all", "navhard_two_stage", "test", "test"]
 
 
 def test_what_depends_on_the_seed_lies_in_its_folder(experiment: Experiment) -> None:

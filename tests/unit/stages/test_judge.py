@@ -153,16 +153,14 @@ def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
 ) -> None:
     asked: list[str] = []
 
-    class Training(dict[str, PreparedScene]):
-        tokens = ("b0", "b1", "0123456789abcdef0-s1")  # views of a scene are no scenes of their own
+    training: dict[str, PreparedScene] = {"b0": store["b0"], "b1": store["b1"]}
 
-    training = Training(store)
-
-    def prepared(experiment: Experiment, split: str) -> Training:
+    def prepared(experiment: Experiment, split: str) -> dict[str, PreparedScene]:
         asked.append(split)
         return training
 
     monkeypatch.setattr(folders, "prepared", prepared)
+    monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     found = evaluated(evaluate={"policies": ("constant_velocity", "constant_acceleration"), "against": ()})
     assert asked == ["train"]
     plans = json.loads((found["folder"] / "plans.json").read_text())

@@ -8,7 +8,8 @@ import pytest
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.errors import SceneError
-from irl_vla.select import SelectionConfig, select_scenes
+from irl_vla.select.config import SelectionConfig
+from irl_vla.select.scenes import select_scenes
 from tests.unit.epdms.straight_road import plan, scene, tracks
 
 

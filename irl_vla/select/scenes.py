@@ -1,8 +1,7 @@
 """Which scenes of a split are worth learning from and being judged on.
 
 NAVSIM leaves out scenes that teach nothing or cannot be judged: those in which driving on at constant velocity already
-scores well, and those in which the human's own drive breaks a rule. :func:`select_scenes` does so on prepared scenes;
-the tokens that it keeps belong into the split file's scene filter (``tokens``).
+scores well, and those in which the human's own drive breaks a rule. :func:`select_scenes` does so on prepared scenes.
 """
 
 import math
@@ -12,35 +11,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from pydantic import Field
 
 from irl_vla.baselines import constant_velocity, human
-from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.scorer import final_score, score_plans
 from irl_vla.scene import SUBSCORES
+from irl_vla.select.config import SelectionConfig
 
 _NC: Final = SUBSCORES.index("nc")
 _DAC: Final = SUBSCORES.index("dac")
 
 Reason = Literal["kept", "kept_trivial", "trivial", "human_fails"]
-
-
-class SelectionConfig(Config):
-    """What counts as trivial, and how much of it stays.
-
-    Attributes:
-        trivial_above: constant velocity scores more than this in trivial scenes.
-        trivial_share: share of the kept scenes that are trivial nevertheless, so that driving on is not unlearned.
-        least_share: of every scenario kind among the kept scenes, for which more of its trivial ones may stay.
-        keep_human_failures: keeps scenes in which the human's own NC or DAC is below 1.
-    """
-
-    trivial_above: float = Field(default=0.8, gt=0, le=1)
-    trivial_share: float = Field(default=0.1, ge=0, lt=1)
-    least_share: float = Field(default=0.03, ge=0, lt=1)
-    keep_human_failures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
