@@ -23,8 +23,8 @@ from irl_vla.world.roads.layout import (
 )
 from irl_vla.world.roads.mirror import mirrored_layout
 
-_STREET_LIMITS_MPS: Final = (6.9, 8.3, 11.1, 13.4)
-_FAST_LIMITS_MPS: Final = (16.7, 19.4, 22.2)
+_STREET_LIMITS_MPS: Final = (8.3, 11.1, 13.4, 15.6)
+_FAST_LIMITS_MPS: Final = (19.4, 22.2, 25.0)
 _ARM_LENGTH_M: Final = (300.0, 340.0)
 _FAST_ARM_S: Final = 24.0  # fast arms last this long at the limit
 _CLEARANCE_M: Final = 12.0
