@@ -133,6 +133,8 @@ def main() -> None:
     console.print(table)
     if real is not None:
         console.print(coverage_table(real, own))
+        known = np.mean(nearest_m(own, real) <= NEAR_M)
+        console.print(f"the other way round: {known:.1%} of the generated centres have a real one within {NEAR_M:g} m")
 
 
 def coverage_table(real: Floats, own: Floats) -> Table:

@@ -117,7 +117,7 @@ def _hard_brake(stage: Stage) -> Cast:
 
 def _follow(stage: Stage) -> Cast:
     drivers = []
-    position, speed = stage.front_m, stage.place.speed_mps * float(stage.generator.uniform(0.65, 0.9))
+    position, speed = stage.front_m, stage.place.speed_mps * float(stage.generator.uniform(0.2, 0.9))
     for _ in range(3):
         position += float(stage.generator.uniform(1.1, 1.8)) * speed + 6.0
         driver = surroundings.driver_on(

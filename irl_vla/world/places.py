@@ -141,7 +141,7 @@ def draw_place(network: Network, kind: str, route: Route, style: DriverStyle, ge
 def ego_style(generator: np.random.Generator) -> DriverStyle:
     """How the ego drives: no two drives alike, all of them careful."""
     return DriverStyle(
-        speed_factor=float(generator.uniform(0.93, 1.02)),
+        speed_factor=float(generator.uniform(0.82, 1.02)),
         headway_s=float(generator.uniform(1.3, 1.8)),
         gap_m=float(generator.uniform(2.0, 3.0)),
         acceleration_mps2=float(generator.uniform(1.5, 2.0)),

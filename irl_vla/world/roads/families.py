@@ -23,8 +23,8 @@ from irl_vla.world.roads.layout import (
 )
 from irl_vla.world.roads.mirror import mirrored_layout
 
-_STREET_LIMITS_MPS: Final = (8.3, 11.1, 13.4, 15.6)
-_FAST_LIMITS_MPS: Final = (19.4, 22.2, 25.0)
+_STREET_LIMITS_MPS: Final = (6.9, 8.3, 11.1, 13.4)
+_FAST_LIMITS_MPS: Final = (16.7, 19.4, 22.2)
 _ARM_LENGTH_M: Final = (300.0, 340.0)
 _FAST_ARM_S: Final = 24.0  # fast arms last this long at the limit
 _CLEARANCE_M: Final = 12.0
@@ -91,8 +91,8 @@ def _roundabout(family: str, centre: Floats, generator: np.random.Generator) -> 
     """Arms point exactly at the centre, so that entries and exits are arcs that touch the ring."""
     bearings, axes = _bearings(family, 0.06, generator)
     road = _street_road(1, generator)
-    radius, entry = float(generator.uniform(14.0, 21.0)), float(generator.uniform(9.0, 12.0))
-    ring = Ring(radius, entry, island_m=radius - road.lane_width_m / 2 - 0.8)
+    radius, entry = float(generator.uniform(16.0, 23.0)), float(generator.uniform(12.0, 16.0))
+    ring = Ring(radius, entry, island_m=radius - road.lane_width_m / 2 - RING_MARGIN_M)
     offset = road.median_m / 2 + road.lane_width_m / 2
     straight = generator.uniform(6.0, 9.0)
     setback = float(np.sqrt((radius + entry) ** 2 - (offset + entry) ** 2) + straight)
