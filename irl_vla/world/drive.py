@@ -13,7 +13,7 @@ from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.moments import Moment
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import draw_scenario
-from irl_vla.world.traffic import simulate
+from irl_vla.world.traffic import RECORD_EVERY, simulate
 from irl_vla.world.walkers import WALKER_SIZE_M
 
 _ATTEMPTS: Final = 30
@@ -75,8 +75,12 @@ def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
 
 
 def stays_on_road(scenario: Scenario, moments: Sequence[Moment]) -> bool:
-    """True if all corners of the ego's box are always where one may drive."""
-    corners = box_corners(np.stack([moment.poses[EGO] for moment in moments]), PACIFICA.length, PACIFICA.width)
+    """True if all corners of the ego's box are always where one may drive, also between the moments."""
+    recorded = np.stack([moment.poses[EGO] for moment in moments])
+    recorded[:, 2] = np.unwrap(recorded[:, 2])
+    steps = np.arange(0.0, len(moments) - 1 + 1e-9, 1 / RECORD_EVERY)
+    poses = np.column_stack([np.interp(steps, np.arange(len(moments)), column) for column in recorded.T])
+    corners = box_corners(poses, PACIFICA.length, PACIFICA.width)
     return bool(np.all(shapely.contains_xy(_road(scenario.network), corners[..., 0], corners[..., 1])))
 
 

@@ -15,6 +15,7 @@ from irl_vla.world.roads.layout import (
     KERB_MARGIN_M,
     LEFT_HAND_CITIES,
     PARKING_WIDTH_M,
+    RING_MARGIN_M,
     STEP_M,
     Arm,
     LaneClosure,

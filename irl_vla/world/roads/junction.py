@@ -9,7 +9,7 @@ import shapely
 from irl_vla.dataset.maps.content import INTERSECTION_KINDS, AreaRow
 from irl_vla.geometry import Floats, wrap_angle
 from irl_vla.world.roads import polyline
-from irl_vla.world.roads.layout import KERB_MARGIN_M, Arm, Control, Layout
+from irl_vla.world.roads.layout import KERB_MARGIN_M, RING_MARGIN_M, Arm, Control, Layout
 from irl_vla.world.roads.rows import Chain, RowCollector, outline
 
 Turn = Literal["left", "straight", "right"]
@@ -157,9 +157,9 @@ def _area(layout: Layout, connectors: list[shapely.Polygon]) -> shapely.Polygon:
     arms = layout.arms[:2] if layout.control == "merge" else layout.arms
     if layout.ring is None:
         return outline([_between(arms), *(polygon.buffer(0.3) for polygon in connectors)], 0.1)
-    disc = shapely.Point(layout.centre).buffer(layout.ring.radius_m + arms[0].lane_width_m / 2 + KERB_MARGIN_M)
+    disc = shapely.Point(layout.centre).buffer(layout.ring.radius_m + arms[0].lane_width_m / 2 + RING_MARGIN_M)
     throats = [_throat(layout, arm) for arm in arms]
-    area = outline([disc, *throats, *(polygon.buffer(KERB_MARGIN_M) for polygon in connectors)], 0.1)
+    area = outline([disc, *throats, *(polygon.buffer(RING_MARGIN_M) for polygon in connectors)], 0.1)
     island = shapely.Point(layout.centre).buffer(layout.ring.island_m)
     return shapely.Polygon(area.exterior, [island.exterior.coords[::-1]])
 

@@ -37,6 +37,8 @@ FAMILIES: Final[dict[str, Control]] = {
 LEFT_HAND_CITIES: Final = frozenset({"sg-one-north"})
 #: Paved shoulder beside the outermost lane; part of the roadblock.
 KERB_MARGIN_M: Final = 1.0
+#: The same in roundabouts, whose bends follow each other quickly; on the inside the apron of the island.
+RING_MARGIN_M: Final = 1.7
 #: Vertex spacing of arm reference lines.
 STEP_M: Final = 2.0
 PARKING_WIDTH_M: Final = 2.5
