@@ -34,6 +34,7 @@ _ABOUT: Final = {
     "construction": ("traffic_cone", "barrier", "czone_sign"),
     "cyclist": ("bicycle",),
     "double_parked": ("vehicle",),
+    "green_light": ("vehicle",),
     "jaywalker": ("pedestrian",),
     "occlusion": ("pedestrian",),
     "parked": ("vehicle",),
