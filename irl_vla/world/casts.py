@@ -2,73 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from irl_vla.geometry import PACIFICA, Floats
 from irl_vla.world import surroundings
-from irl_vla.world.drivers import Driver, SignalPlan, SlowDown, Still, Walker
-from irl_vla.world.places import WARM_UP_S, Place, kerb_side, site_before, slots_beside
-from irl_vla.world.roads import polyline
+from irl_vla.world.drivers import Driver, SlowDown, Still, Walker
+from irl_vla.world.places import WARM_UP_S, site_before, slots_beside, undisturbed_s
 from irl_vla.world.roads.layout import KERB_MARGIN_M
-from irl_vla.world.roads.network import Network, kerb_lane
+from irl_vla.world.stage import Cast, Stage
 from irl_vla.world.tracks import MOST_NUDGE_M, PASSING_AIR_M, blended, lane_paths, project
 
 _EGO_HALF_M: Final = PACIFICA.width / 2
+_EASY_BRAKING_MPS2: Final = 1.5  # with which the ego can adapt to a slow queue from the start
+_PULL_OUT_M: Final = 14.0  # way from a parking slot into the lane
+_PULL_OUT_MPS: Final = 4.5
+_CORNER_M: Final = 60.0  # parked vehicles so near to the middle of a junction hide what comes
 _NOTHING_HAPPENS: Final = 0.3  # share of the drives whose event only threatens to happen
-
-
-class Cast(NamedTuple):
-    """Who makes an event.
-
-    Attributes:
-        focus: index of the one that the event is about, among ``drivers`` or ``walkers``; -1 if nothing happens.
-        blocking: what stands on the road; ``parked``: what has to stand in parking slots.
-    """
-
-    drivers: tuple[Driver, ...] = ()
-    walkers: tuple[Walker, ...] = ()
-    blocking: tuple[Still, ...] = ()
-    parked: tuple[Still, ...] = ()
-    focus: int = -1
-
-
-class Stage(NamedTuple):
-    """What a cast is drawn for."""
-
-    network: Network
-    place: Place
-    signal: SignalPlan | None
-    generator: np.random.Generator
-
-    @property
-    def front_m(self) -> float:
-        """Arc length of the ego's front bumper at the start."""
-        return self.place.start_m + PACIFICA.front_length
-
-    @property
-    def movement(self) -> int:
-        """The ego's."""
-        return self.place.route.movement
-
-    def lane_width_m(self, along_m: float) -> float:
-        """Of the lane on which the ego's path runs at an arc length."""
-        move = self.network.movements[self.movement]
-        inbound = along_m < self.place.route.junction_m[0]
-        return self.network.layout.arms[move.from_arm if inbound else move.to_arm].lane_width_m
-
-    def lanes_to_kerb(self, along_m: float) -> int:
-        """Lanes between the ego's and the kerb."""
-        move = self.network.movements[self.movement]
-        if along_m < self.place.route.junction_m[0]:
-            return abs(kerb_lane(self.network, move.from_arm, inward=True) - move.from_lane)
-        return abs(kerb_lane(self.network, move.to_arm, inward=False) - move.to_lane)
-
-    def beside(self, along_m: float, to_kerb_m: float) -> Floats:
-        """(3,) pose beside the ego's path, on the side of the kerb if positive."""
-        pose = self.place.path[int(np.clip(along_m, 0, len(self.place.path) - 1))]
-        return np.array([*polyline.offset(pose[None], kerb_side(self.network) * to_kerb_m)[0], pose[2]])
 
 
 def draw_cast(kind: str, stage: Stage) -> Cast:
@@ -118,6 +69,7 @@ def _hard_brake(stage: Stage) -> Cast:
 def _follow(stage: Stage) -> Cast:
     drivers = []
     position, speed = stage.front_m, stage.place.speed_mps * float(stage.generator.uniform(0.2, 0.9))
+    position += max(stage.place.speed_mps**2 - speed**2, 0.0) / (2 * _EASY_BRAKING_MPS2)
     for _ in range(3):
         position += float(stage.generator.uniform(1.1, 1.8)) * speed + 6.0
         driver = surroundings.driver_on(
@@ -160,6 +112,7 @@ def _cut_in(stage: Stage) -> Cast:
     begin_s = float(generator.uniform(1.0, 7.0))
     pace = place.speed_mps * float(generator.uniform(0.92, 1.0))
     start = stage.front_m + float(generator.uniform(0.9, 1.4)) * place.speed_mps + 5.0
+    start += (place.caps_mps[int(place.start_m)] - pace) * (begin_s + WARM_UP_S)  # which the ego catches up until then
     order = SlowDown(begin_s + 1.5, begin_s + 6.0, pace * float(generator.uniform(0.5, 0.85)))
     driver = surroundings.driver_on(
         network, int(generator.choice(beside)), start, pace, generator, slow_downs=(order,), speed_mps_max=pace
@@ -248,6 +201,51 @@ def _walks(stage: Stage, line: Floats) -> Cast:
     return Cast(walkers=(walker,), focus=0 if goes else -1)
 
 
+def _pulling_out(stage: Stage) -> Cast:
+    """Half of the time one of the parked cars pulls out before the ego, from between others that hide it."""
+    generator, place = stage.generator, stage.place
+    if generator.random() < _NOTHING_HAPPENS + 0.2:
+        return Cast()
+    found = slots_beside(stage.network, stage.movement)
+    slot = int(found[np.argmin(np.abs(found[:, 1] - place.event_m)), 0])
+    pace = float(place.caps_mps[int(place.event_m)])
+    leaves_s = undisturbed_s(place, place.event_m) - WARM_UP_S
+    leaves_s -= pace / (2 * _EASY_BRAKING_MPS2) + float(generator.uniform(0.3, 1.8))
+    begin = project(place.path, stage.network.parking_slots[slot])
+    driver = surroundings.driver_on(
+        stage.network,
+        stage.movement,
+        begin,
+        0.0,
+        generator,
+        slow_downs=(SlowDown(-WARM_UP_S, max(leaves_s, -WARM_UP_S + 0.1), 0.0),),
+        speed_mps_max=pace,
+    )
+    start = stage.beside(begin, 0.0)
+    aside = stage.network.parking_slots[slot, :2] - start[:2]
+    along = np.clip((np.arange(len(driver.path)) - begin - 1.0) / _PULL_OUT_M, 0.0, 1.0)
+    share = 1 - along**3 * (10 - 15 * along + 6 * along**2)
+    path = np.column_stack([driver.path[:, :2] + share[:, None] * aside, driver.path[:, 2]])
+    path[1:-1, 2] = np.unwrap(np.arctan2(*(path[2:, :2] - path[:-2, :2]).T[::-1]))
+    path[:, 2] += 2 * np.pi * np.round((driver.path[:, 2] - path[:, 2]) / (2 * np.pi))
+    caps = np.where(along < 1.0, np.minimum(driver.caps_mps, _PULL_OUT_MPS), driver.caps_mps)
+    style = replace(driver.style, impatience_mps2=np.inf)
+    size = surroundings.parked_vehicle(start, generator, tall=False).size_m
+    leaving = replace(driver, path=path, caps_mps=caps, style=style, size_m=size)
+    return Cast(drivers=(leaving,), kept_free=stage.network.parking_slots[slot : slot + 1, :2], focus=0)
+
+
+def _crossing(stage: Stage) -> Cast:
+    """Others on the major road; half of the time a parked van hides them from who looks out of the minor one."""
+    cast = _who_cross(stage, 2)
+    slots = stage.network.parking_slots
+    if not len(slots) or stage.generator.random() < 0.5:
+        return cast
+    near = np.linalg.norm(slots[:, :2] - stage.network.layout.centre, axis=1)
+    hiding = [slots[index] for index in np.argsort(near)[:3] if near[index] < _CORNER_M]
+    return cast._replace(parked=tuple(surroundings.parked_vehicle(slot, stage.generator, tall=True) for slot in hiding))
+
+
 def _double_parked(stage: Stage) -> Cast:
     """A vehicle stands partly in the lane; one goes around it when there is room beside."""
     generator, event = stage.generator, stage.place.event_m
@@ -292,18 +290,23 @@ def _merge(stage: Stage) -> Cast:
     generator, drivers = stage.generator, []
     index = int(generator.choice(others))
     to_line = stage.place.route.junction_m[0] - stage.place.start_m
-    distance = to_line + float(generator.uniform(-25.0, 15.0))
+    distance = to_line + float(generator.uniform(-14.0, 10.0))
     for _ in range(int(generator.integers(1, 4))):
         position = lane_paths(stage.network)[index].enter_m - distance
         if position > 5.0:
             pace = stage.place.speed_mps * float(generator.uniform(0.9, 1.1))
             drivers.append(surroundings.driver_on(stage.network, index, position, pace, generator))
-        distance += float(generator.uniform(1.6, 4.0)) * stage.place.speed_mps + 6.0
+        distance += float(generator.uniform(1.8, 3.6)) * stage.place.speed_mps + 6.0
     return Cast(drivers=tuple(drivers))
 
 
 def _circulating(stage: Stage) -> Cast:
     """Others who are about to enter the roundabout, and may be in the ego's way there."""
+    return _who_cross(stage, 4)
+
+
+def _who_cross(stage: Stage, most: int) -> Cast:
+    """Up to so many from other arms, near the junction and with ways that cross the ego's."""
     generator = stage.generator
     drivers: list[Driver] = []
     arm = stage.network.movements[stage.movement].from_arm
@@ -312,7 +315,7 @@ def _circulating(stage: Stage) -> Cast:
         for index, move in enumerate(stage.network.movements)
         if move.from_arm != arm and not np.isnan(stage.network.conflicts[stage.movement, index, 0])
     ]
-    for _ in range(int(generator.integers(1, 5)) if others else 0):  # nobody crosses some right turns
+    for _ in range(int(generator.integers(1, most + 1)) if others else 0):  # nobody crosses some right turns
         index = int(generator.choice(others))
         position = lane_paths(stage.network)[index].enter_m - float(generator.uniform(5.0, 60.0))
         driver = surroundings.driver_on(stage.network, index, position, 6.0, generator)
@@ -338,6 +341,8 @@ _CASTS: Final[dict[str, Callable[[Stage], Cast]]] = {
     "red_light": _red_light,
     "green_light": _oncoming,
     "turn_left": _oncoming,
+    "crossing": _crossing,
+    "parked": _pulling_out,
     "jaywalker": _jaywalker,
     "occlusion": _occlusion,
     "double_parked": _double_parked,

@@ -21,7 +21,10 @@ _EVENT_ATTEMPTS: Final = 8  # after so many, a clean drive without the event wil
 _NEAR_M: Final = 15.0
 _SIDE_AIR_M: Final = 0.3
 _NOTABLE_BRAKING_MPS2: Final = -1.0
-_LONGEST_STAND: Final = 0.4  # share of a drive
+#: Kinds that make the ego brake, unless nothing happens.
+_BRAKES: Final = ("hard_brake", "jaywalker", "occlusion", "lead_stop", "red_light", "pedestrian", "cut_in")
+_ROLLING_MPS: Final = 2.0
+_LONGEST_STAND: Final = 0.5  # share of a drive
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +124,17 @@ def is_eventful(scenario: Scenario, moments: Sequence[Moment]) -> bool:
     braking = min(moment.ego.acceleration_mps2 for moment in moments)
     if np.mean(speeds < 0.1) > _LONGEST_STAND:
         return False
-    if scenario.kind in ("hard_brake", "jaywalker", "occlusion"):
-        return scenario.focus < 0 or braking < _NOTABLE_BRAKING_MPS2
-    if scenario.kind in ("lead_stop", "red_light", "pedestrian", "cut_in"):
-        return braking < _NOTABLE_BRAKING_MPS2
-    if scenario.kind in ("turn_left", "turn_right", "crossing", "green_light"):
+    kind = scenario.kind
+    if kind in ("turn_left", "turn_right", "crossing", "green_light"):
         enter, leave = scenario.route.junction_m
-        return moments[0].ego.along_m < enter and moments[-1].ego.along_m > leave
-    return True
+        return moments[0].ego.along_m < enter and moments[-1].ego.along_m > (enter + leave) / 2
+    if kind == "merge":  # who finds no gap waits at the end of the ramp
+        return bool(speeds[-1] > _ROLLING_MPS)
+    return kind not in _BRAKES or _nothing_happens(scenario) or braking < _NOTABLE_BRAKING_MPS2
+
+
+def _nothing_happens(scenario: Scenario) -> bool:
+    """True if the event of a kind only threatens: nobody brakes hard, whoever waits at the kerb stays there."""
+    if scenario.kind == "pedestrian":
+        return not any(walker.goes and walker.latest_s > 0.0 for walker in scenario.walkers)
+    return scenario.kind in ("hard_brake", "jaywalker", "occlusion") and scenario.focus < 0

@@ -42,6 +42,9 @@ _SIGHT_S: Final = 5.0
 _CREEP_MPS: Final = 4.0
 _CYCLIST_AIR_M: Final = 0.95
 _STEP_S: Final = 0.1
+#: Vehicles beside an acceleration lane, and those on it, let each other in with no more than this.
+_COURTESY_MPS2: Final = -1.4
+_ABREAST_M: Final = 45.0  # so far before or behind somebody on the ramp matters
 
 
 class Situation(NamedTuple):
@@ -93,6 +96,30 @@ def hold_gaps(tracks: Tracks, fronts: Floats) -> Floats:
         if ahead:
             gaps[index] = ahead[0] - HOLD_M if ahead[0] > HOLD_M - 2.0 else ahead[0] - 1.5
     return gaps
+
+
+def make_room(scenario: Scenario, tracks: Tracks, now: Situation) -> Floats:
+    """(N,) acceleration with which vehicles on and beside an acceleration lane let each other in; ``inf`` for others.
+
+    Each follows, gently, whoever is ahead in the other lane, so that the two lanes close up like a zip.
+    """
+    wanted = np.full(len(now.along), np.inf)
+    for index in range(len(now.along)):
+        if not now.present[index] or not _is_on_ramp(scenario, tracks, now, index):
+            continue
+        others = neighbour_lanes(scenario, index, int(tracks.movements[index]), float(now.along[index]))
+        for other in np.flatnonzero(np.isin(tracks.movements, others) & now.present):
+            path = tracks.paths[other, : tracks.counts[other]]
+            lead = project(path, now.obstacles.poses[index, :2], float(now.along[other]), _ABREAST_M)
+            lead -= float(now.along[other])
+            if abs(lead) > _ABREAST_M:
+                continue
+            behind, ahead = (other, index) if lead > 0 else (index, other)
+            gap = max(abs(lead) - (now.lengths[index] + now.lengths[other]) / 2, 1.0)
+            pace = (float(now.speeds[behind]), float(tracks.caps[behind, int(now.along[behind])]))
+            pull = _following(scenario.drivers[behind].style, pace, gap, float(now.speeds[ahead]))
+            wanted[behind] = min(wanted[behind], max(pull, _COURTESY_MPS2))
+    return wanted
 
 
 def neighbour_lanes(scenario: Scenario, driver: int, movement: int, along_m: float) -> list[int]:

@@ -17,17 +17,9 @@ WARM_UP_S: Final = 2.0
 #: A bend is worth the name from this curvature on.
 CURVE_PER_M: Final = 1 / 90
 #: Kinds that start on the arm towards the junction, a given time away from its stop line.
-APPROACHES: Final = (
-    "red_light",
-    "green_light",
-    "turn_left",
-    "turn_right",
-    "crossing",
-    "stop_sign",
-    "roundabout",
-    "lane_drop",
-    "merge",
-)
+APPROACHES: Final = ("red_light", "green_light", "turn_left", "turn_right", "crossing", "stop_sign", "roundabout")
+#: Kinds in which lanes become one.
+MERGES: Final = ("lane_drop", "merge")
 #: Kinds whose event lies at a place beside the junction.
 EVENTS: Final = ("jaywalker", "occlusion", "parked", "double_parked", "construction", "cyclist")
 
@@ -35,6 +27,9 @@ _STRAIGHT_PER_M: Final = 1 / 150
 _BEFORE_JUNCTION_M: Final = 60.0
 _BEHIND_JUNCTION_M: Final = 45.0
 _LEAST_LEAD_M: Final = 35.0
+#: From the start of the record to the stop line, undisturbed: early enough to be across at the end of short records;
+#: the same for red and green, and before one brakes for red, so that the start does not tell the light.
+_TO_LINE_S: Final = {"stop_sign": (1.5, 4.5)} | dict.fromkeys(("red_light", "green_light"), (3.0, 6.5))
 #: So many slots beside a lane are a row of parked cars.
 PARKED_ROW: Final = 4
 
@@ -112,18 +107,18 @@ def draw_place(network: Network, kind: str, route: Route, style: DriverStyle, ge
     move = network.movements[route.movement]
     into, out = network.layout.arms[move.from_arm], network.layout.arms[move.to_arm]
     event = -1.0
-    if kind in APPROACHES:
-        to_line = generator.uniform(20.0, 60.0) + (30.0 if kind in ("red_light", "green_light") else 0.0)
-        if kind in ("merge", "lane_drop"):
-            to_line += 4.0 * float(lane.limits_mps[int(enter) - 5]) + into.auxiliary_m
+    if kind in MERGES:
+        to_line = generator.uniform(20.0, 60.0) + 4.0 * float(lane.limits_mps[int(enter) - 5]) + into.auxiliary_m
         start = enter - to_line - PACIFICA.front_length
+    elif kind in APPROACHES:
+        start = _before(caps, enter - PACIFICA.front_length, generator.uniform(*_TO_LINE_S.get(kind, (0.8, 2.8))))
     elif kind in EVENTS:
         event = _event(network, kind, route.movement, generator)
         lead_s = generator.uniform(2.0, 5.5) + (3.0 if site_before(network, route.movement) is not None else 0.0)
         start = event - max(lead_s * float(caps[int(event)]), _LEAST_LEAD_M)
     elif kind == "pedestrian" and out.crosswalk_m is not None and into.crosswalk_m is not None:
         crosswalk = leave + out.crosswalk_m if generator.random() < 0.5 else enter - into.crosswalk_m
-        start = crosswalk - generator.uniform(40.0, 70.0)
+        start = _before(caps, crosswalk, generator.uniform(3.5, 6.5))
     elif kind == "curve":
         bends = np.flatnonzero(np.abs(path_curvature(path)) > CURVE_PER_M)
         bends = bends[(bends > 100) & (bends < len(path) - 150)]
@@ -168,6 +163,12 @@ def undisturbed_s(place: Place, to_m: float) -> float:
     """Time that the ego needs from its start to an arc length without any traffic."""
     stretch = place.caps_mps[int(place.start_m) : max(int(to_m), int(place.start_m))]
     return float(np.sum(1.0 / stretch))
+
+
+def _before(caps_mps: Floats, place_m: float, lead_s: float) -> float:
+    """Arc length from which a place is so far away in time, with the speeds (V,) that are wanted on the way."""
+    times = np.cumsum(1.0 / caps_mps[: max(int(place_m), 1)])
+    return float(np.searchsorted(times, times[-1] - lead_s))
 
 
 def _event(network: Network, kind: str, movement: int, generator: np.random.Generator) -> float:

@@ -21,8 +21,9 @@ import numpy as np
 
 from irl_vla.geometry import PACIFICA
 from irl_vla.world import surroundings
-from irl_vla.world.casts import Cast, Stage, draw_cast
+from irl_vla.world.casts import draw_cast
 from irl_vla.world.drivers import EGO, Scenario, SignalPlan, Still, Walker
+from irl_vla.world.lane_changes import RAMP
 from irl_vla.world.places import (
     CURVE_PER_M,
     EVENTS,
@@ -38,6 +39,7 @@ from irl_vla.world.places import (
     undisturbed_s,
 )
 from irl_vla.world.roads.network import Network, kerb_lane, make_route
+from irl_vla.world.stage import Cast, Stage
 
 KINDS: Final = (
     "cruise",
@@ -68,8 +70,10 @@ KINDS: Final = (
 _DENSITY: Final = {
     "follow": 1.6,
     "cruise": 0.6,
-    "turn_left": 0.6,
-    "crossing": 1.1,
+    "turn_left": 0.35,
+    "turn_right": 0.6,
+    "crossing": 0.35,
+    "stop_sign": 0.5,
     "pedestrian": 0.4,
     "jaywalker": 0.4,
     "occlusion": 0.4,
@@ -77,6 +81,7 @@ _DENSITY: Final = {
     "cyclist": 0.5,
     "construction": 0.6,
 }
+_FROM_RAMP: Final = 0.8
 
 
 def possible_movements(network: Network, kind: str) -> list[int]:
@@ -130,7 +135,7 @@ def _shows(network: Network, index: int, kind: str) -> bool:
 
 def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -> Scenario:
     """Draws a scenario of a kind on a layout that supports it."""
-    movement = int(generator.choice(possible_movements(network, kind)))
+    movement = _movement(network, kind, generator)
     route = make_route(network, movement)
     place = draw_place(network, kind, route, ego_style(generator), generator)
     signal = _signal(network, kind, place, generator)
@@ -154,6 +159,15 @@ def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -
     )
 
 
+def _movement(network: Network, kind: str, generator: np.random.Generator) -> int:
+    """The ego's; in a merge mostly from the ramp, because who is on the main road already has little to do."""
+    possible = possible_movements(network, kind)
+    ramps = [index for index in possible if network.movements[index].from_arm == RAMP]
+    if kind == "merge" and ramps and generator.random() < _FROM_RAMP:
+        possible = ramps
+    return int(generator.choice(possible))
+
+
 def _focus(cast: Cast) -> int:
     if cast.focus < 0:
         return -1
@@ -164,7 +178,7 @@ def _kept_free(cast: Cast) -> np.ndarray:
     """Places where nothing may park: where somebody steps out, what stands there already, the road beside it."""
     places = [walker.line[0] for walker in cast.walkers] + [item.pose[:2] for item in (*cast.parked, *cast.blocking)]
     walked = [walker.line[0] - 1.0 * (walker.line[1] - walker.line[0]) / walker.length_m for walker in cast.walkers]
-    return np.array([*places, *walked]).reshape(-1, 2)
+    return np.array([*places, *walked, *cast.kept_free]).reshape(-1, 2)
 
 
 def _signal(network: Network, kind: str, place: Place, generator: np.random.Generator) -> SignalPlan | None:
@@ -177,7 +191,7 @@ def _signal(network: Network, kind: str, place: Place, generator: np.random.Gene
     if kind != "red_light":
         begin = max(arrival, 0.0) - generator.uniform(2.0, 7.0)
     elif generator.random() < 0.6:  # red first: it turns green about when the ego would have stopped, or later
-        begin = min(max(arrival, 0.0) + generator.uniform(0.5, 5.0), 10.0)
+        begin = min(max(arrival, 0.0) + generator.uniform(0.5, 4.0), 10.0)
     else:  # turns red while the ego can still stop comfortably
         pace = float(place.caps_mps[int(np.clip(line, 0, len(place.caps_mps) - 1))])
         braking = pace**2 / (2 * 2.0) + generator.uniform(4.0, 18.0)

@@ -27,7 +27,7 @@ from irl_vla.world.interaction import (
     find_leaders,
     must_wait,
 )
-from irl_vla.world.lane_changes import Situation, hold_gaps, reconsider
+from irl_vla.world.lane_changes import Situation, hold_gaps, make_room, reconsider
 from irl_vla.world.moments import Moment, State
 from irl_vla.world.tracks import make_tracks, project
 from irl_vla.world.walkers import STEP_S, WALKER_SIZE_M, stroller_poses, walk, walker_poses, yield_gaps
@@ -214,7 +214,7 @@ def _step(
     state = replace(state, tracks=tracks, along=along, changed=changed)
     fronts = np.where(state.present, state.along + fixed.lengths / 2, -_GONE_M)
     stops = _stop_gaps(scenario, fixed, state, fronts, time_s)
-    wanted = _wanted(fixed, state, obstacles, stops, time_s)
+    wanted = np.minimum(_wanted(fixed, state, obstacles, stops, time_s), make_room(scenario, tracks, situation))
     walked = walk(scenario, tracks.crossings, state.walked, (fronts, state.speeds, state.present), time_s)
     to_line = tracks.enters - fronts
     halts = (state.speeds < _HALT_MPS) & (to_line > -0.5) & (to_line < _AT_THE_LINE_M) & np.isinf(state.halted)
@@ -266,7 +266,7 @@ def _wanted(fixed: _Fixed, state: State, obstacles: Obstacles, stops: Floats, ti
     drivers = PathDrivers(tracks.paths, tracks.counts, fronts, fixed.widths / 2)
     leader_gaps, leader_speeds = find_leaders(drivers, obstacles, SIGHT_M)
     free = np.where(
-        speeds <= caps,
+        (speeds <= caps) & (caps > 0.0),  # who may not move does not creep
         pull * (1 - (speeds / np.maximum(caps, 0.1)) ** 4),
         np.maximum((caps - speeds) / 0.8, -brake * 1.3),
     )

@@ -1,0 +1,65 @@
+"""Events come about: single draws show what their kind promises, ramps let each other in, parked cars pull out."""
+
+import numpy as np
+import pytest
+
+from irl_vla.world.drive import is_eventful
+from irl_vla.world.drivers import Driver, Scenario
+from irl_vla.world.lane_changes import RAMP
+from irl_vla.world.moments import Moment
+from irl_vla.world.scenarios import draw_scenario
+from irl_vla.world.tracks import lane_paths
+from irl_vla.world.traffic import simulate
+from tests.unit.world.test_roads import make_network
+
+
+def scenario_start(driver: Driver) -> np.ndarray:
+    index = int(driver.start_m)
+    share = driver.start_m - index
+    return np.asarray(driver.path[index] * (1 - share) + driver.path[index + 1] * share)
+
+
+def single_draws(kind: str, families: tuple[str, ...], count: int) -> list[tuple[Scenario, list[Moment]]]:
+    found = []
+    for seed in range(count):
+        generator = np.random.default_rng([5, seed])
+        scenario = draw_scenario(make_network(families[seed % len(families)]), kind, generator)
+        found.append((scenario, simulate(scenario, 24, generator)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "families"),
+    [
+        ("turn_right", ("cross_signal", "cross_priority")),
+        ("stop_sign", ("cross_stop", "tee_stop")),
+        ("green_light", ("cross_signal",)),
+        ("merge", ("merge",)),
+    ],
+)
+def test_most_single_draws_show_their_event(kind: str, families: tuple[str, ...]) -> None:
+    drives = single_draws(kind, families, 8)
+    assert sum(is_eventful(scenario, moments) for scenario, moments in drives) >= 6
+
+
+def test_those_on_a_ramp_are_let_in_at_speed() -> None:
+    """Nobody waits at the end of the acceleration lane, and there was somebody to give way."""
+    drives = single_draws("merge", ("merge",), 8)
+    ramps = [item for item in drives if item[0].network.movements[item[0].route.movement].from_arm == RAMP]
+    assert len(ramps) >= 4
+    assert all(moments[-1].ego.speed_mps > 5.0 for _, moments in ramps)
+    assert any(min(moment.ego.acceleration_mps2 for moment in moments) < -1.0 for _, moments in ramps)
+
+
+def test_a_parked_car_stands_until_it_pulls_out_into_the_lane() -> None:
+    drives = [item for item in single_draws("parked", ("cross_signal", "cross_priority"), 12) if item[0].focus > 0]
+    assert drives
+    for scenario, moments in drives:
+        driver = scenario.drivers[scenario.focus]
+        leaves_s = driver.slow_downs[0].end_s
+        first, last = moments[0].poses[scenario.focus], moments[-1].poses[scenario.focus]
+        if leaves_s > 0.5:
+            np.testing.assert_allclose(first, scenario_start(driver), atol=0.05)
+        if leaves_s < 6.0:
+            lane = lane_paths(scenario.network)[driver.movement].path[:, :2]
+            assert np.linalg.norm(lane - last[:2], axis=1).min() < 0.8
