@@ -10,7 +10,8 @@ from irl_vla.geometry import PACIFICA, Floats
 from irl_vla.world import surroundings
 from irl_vla.world.drivers import Driver, SlowDown, Still, Walker
 from irl_vla.world.places import WARM_UP_S, site_before, slots_beside, undisturbed_s
-from irl_vla.world.roads.layout import KERB_MARGIN_M
+from irl_vla.world.roads import polyline
+from irl_vla.world.roads.layout import KERB_MARGIN_M, STEP_M, Arm
 from irl_vla.world.stage import Cast, Stage
 from irl_vla.world.tracks import MOST_NUDGE_M, PASSING_AIR_M, blended, lane_paths, project
 
@@ -18,7 +19,7 @@ _EGO_HALF_M: Final = PACIFICA.width / 2
 _EASY_BRAKING_MPS2: Final = 1.5  # with which the ego can adapt to a slow queue from the start
 _PULL_OUT_M: Final = 14.0  # way from a parking slot into the lane
 _PULL_OUT_MPS: Final = 4.5
-_CORNER_M: Final = 60.0  # parked vehicles so near to the middle of a junction hide what comes
+_CORNER_M: Final = (7.0, 14.0)  # from the junction to the middle of a truck that hides who comes
 _NOTHING_HAPPENS: Final = 0.3  # share of the drives whose event only threatens to happen
 
 
@@ -232,18 +233,31 @@ def _pulling_out(stage: Stage) -> Cast:
     style = replace(driver.style, impatience_mps2=np.inf)
     size = surroundings.parked_vehicle(start, generator, tall=False).size_m
     leaving = replace(driver, path=path, caps_mps=caps, style=style, size_m=size)
-    return Cast(drivers=(leaving,), kept_free=stage.network.parking_slots[slot : slot + 1, :2], focus=0)
+    return Cast(
+        drivers=(leaving,),
+        kept_free=np.stack([start[:2] + aside, stage.beside(begin + _PULL_OUT_M / 2, 0.0)[:2] + aside]),
+        focus=0,
+    )
 
 
 def _crossing(stage: Stage) -> Cast:
-    """Others on the major road; half of the time a parked van hides them from who looks out of the minor one."""
-    cast = _who_cross(stage, 2)
-    slots = stage.network.parking_slots
-    if not len(slots) or stage.generator.random() < 0.5:
+    """Others on the major road; half of the time a truck at the corner hides those from the near side."""
+    cast, generator = _who_cross(stage, 2), stage.generator
+    back_m = float(generator.uniform(*_CORNER_M))
+    if generator.random() < _NOTHING_HAPPENS + 0.2:
         return cast
-    near = np.linalg.norm(slots[:, :2] - stage.network.layout.centre, axis=1)
-    hiding = [slots[index] for index in np.argsort(near)[:3] if near[index] < _CORNER_M]
-    return cast._replace(parked=tuple(surroundings.parked_vehicle(slot, stage.generator, tall=True) for slot in hiding))
+    arms = [arm for arm in stage.network.layout.arms if arm.axis == 0 and arm.lanes_in]
+    corners = np.stack([_half_on_pavement(arm, back_m) for arm in arms])
+    line = stage.place.path[int(stage.place.route.junction_m[0]), :2]
+    near = corners[np.argmin(np.linalg.norm(corners[:, :2] - line, axis=1))]
+    return cast._replace(parked=(surroundings.parked_vehicle(near, generator, tall=True),))
+
+
+def _half_on_pavement(arm: Arm, along_m: float) -> Floats:
+    """(3,) pose of a truck beside the lanes towards a junction, clear of them."""
+    at = arm.line[[round(along_m / STEP_M)]]
+    aside = -arm.outward_side * (arm.edge_m(inward=True) + KERB_MARGIN_M + 0.2)
+    return np.array([*polyline.offset(at, aside)[0], at[0, 2] + np.pi])
 
 
 def _double_parked(stage: Stage) -> Cast:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import shapely
 
+from irl_vla.geometry import box_corners
 from irl_vla.world.drive import is_eventful
 from irl_vla.world.drivers import Driver, Scenario
 from irl_vla.world.lane_changes import RAMP
@@ -63,3 +65,16 @@ def test_a_parked_car_stands_until_it_pulls_out_into_the_lane() -> None:
         if leaves_s < 6.0:
             lane = lane_paths(scenario.network)[driver.movement].path[:, :2]
             assert np.linalg.norm(lane - last[:2], axis=1).min() < 0.8
+
+
+def test_a_truck_at_the_corner_hides_the_major_road_and_blocks_no_lane() -> None:
+    found = 0
+    for scenario, _ in single_draws("crossing", ("cross_priority", "tee_priority"), 8):
+        network = scenario.network
+        centre = network.layout.centre
+        near = [item for item in scenario.still if item.size_m[2] > 2.0 and np.hypot(*item.pose[:2] - centre) < 45.0]
+        found += len(near)
+        for item in near:
+            body = shapely.Polygon(box_corners(item.pose, item.size_m[0], item.size_m[1]))
+            assert not any(lane.polygon.intersects(body) for lane in network.content.lanes)
+    assert found >= 2
