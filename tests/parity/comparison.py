@@ -39,4 +39,4 @@ def _same(official: Any, ours: Any, tolerance: float) -> bool:
     if not numbers:
         return bool(official == ours)
     both_missing = official != official and ours != ours  # noqa: PLR0124  # NaN is the number that differs from itself
-    return both_missing or abs(official - ours) <= tolerance
+    return both_missing or bool(abs(official - ours) <= tolerance)

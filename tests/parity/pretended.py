@@ -126,7 +126,7 @@ class MetricCacheProcessor:
                 tokens=area.ids, map_types=[SimpleNamespace(name=POLYGON_LAYERS[layer]) for layer in area.layer]
             ),
         )
-        path = self._folder / scene.log_name / "unknown" / scene.token / "metric_cache.pkl"
+        path: Path = self._folder / scene.log_name / "unknown" / scene.token / "metric_cache.pkl"
         path.parent.mkdir(parents=True)
         path.write_bytes(lzma.compress(pickle.dumps(cache), preset=0))
         return path
@@ -204,7 +204,7 @@ def pdm_score(
 
 
 def infer_start_adjacent_mapping(table: pd.DataFrame) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for _, log in table.sort_values("start_time").groupby("log_name"):
         found |= dict(zip(log["token"][1:], log["token"][:-1], strict=True))
     return found

@@ -63,8 +63,7 @@ class _InertType(ABCMeta):
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         if _MARK not in cls.__dict__:
             return super().__call__(*arguments, **options)
-        decorates = len(arguments) == 1 and not options and callable(arguments[0])
-        return arguments[0] if decorates else cls
+        return arguments[0] if len(arguments) == 1 and not options and _may_be_decorated(arguments[0]) else cls
 
     def __getitem__(cls, _: object) -> Any:
         return cls
@@ -111,6 +110,11 @@ def _inert(name: str) -> Any:
     elif name.endswith(("Error", "Exception")):
         bases = (Exception,)
     return _InertType(name, bases, {_MARK: True})
+
+
+def _may_be_decorated(value: Any) -> bool:
+    """Exceptions are arguments, as in ``@retry(RuntimeError)``."""
+    return callable(value) and not (isinstance(value, type) and issubclass(value, BaseException))
 
 
 def _is_special(name: str) -> bool:

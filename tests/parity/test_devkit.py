@@ -15,6 +15,8 @@ from tests.parity.comparison import differences
 from tests.parity.harness import ask, checkouts
 from tests.parity.ours import SPLITS, load_scenes, make_request, make_world, our_answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def devkit() -> list[Path]:

@@ -33,6 +33,7 @@ import torch.nn as nn
 from botocore.exceptions import ClientError
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from retry import retry
 from torch import Tensor
 
 warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
@@ -67,6 +68,7 @@ def main(cfg: DictConfig) -> int:
     return 2
 
 
+@retry(RuntimeError)
 @torch.jit.unused
 @torch.no_grad()
 def unused() -> int:
