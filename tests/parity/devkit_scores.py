@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -144,13 +144,20 @@ def instantiate(node: Any, given: Mapping[str, Any], *arguments: Any) -> Any:
 
 
 def _settings(checkout: Path, folder: str, kind: str) -> Any:
-    """The settings in one of the devkit's folders that make an object of class ``kind``."""
+    """The settings in one of the devkit's folders, at any depth of a file, that make an object of class ``kind``."""
     files = sorted((checkout / _SETTINGS / folder).rglob("*.yaml"))
-    settings = [yaml.safe_load(path.read_text()) or {} for path in files]
-    found = [values for values in settings if str(values.get("_target_")).endswith(f".{kind}")]
-    if not found or any(values != found[0] for values in found):
+    found = [node for path in files for node in _targets(yaml.safe_load(path.read_text()), f".{kind}")]
+    if not found or any(node != found[0] for node in found):
         raise SystemExit(f"{checkout / _SETTINGS / folder}: expected one way to make {kind}, found {len(found)}")
     return found[0]
+
+
+def _targets(node: Any, ending: str) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if str(node.get("_target_")).endswith(ending):
+            yield node
+        for value in node.values():
+            yield from _targets(value, ending)
 
 
 def _trajectory(plan: list[list[float]]) -> Any:

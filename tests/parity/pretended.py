@@ -301,13 +301,15 @@ config:
 """,
     "pdm_scoring/scorer/another_scorer.yaml": "_target_: navsim.elsewhere.AnotherPDMScorer\n",
     "common/traffic_agents_policy/log_replay_traffic_agents.yaml": """
-_target_: navsim.traffic_agents_policies.log_replay_traffic_agents.LogReplayTrafficAgents
-_convert_: all
+non_reactive:
+  _target_: navsim.traffic_agents_policies.log_replay_traffic_agents.LogReplayTrafficAgents
+  _convert_: all
 """,
     "common/traffic_agents_policy/navsim_IDM_traffic_agents.yaml": """
-_target_: navsim.traffic_agents_policies.navsim_IDM_traffic_agents.NavsimIDMTrafficAgents
-idm_agents_observation:
-  _target_: navsim.planning.simulation.observation.navsim_idm_agents.NavsimIDMAgents
-  target_velocity: 10
+reactive:
+  _target_: navsim.traffic_agents_policies.navsim_IDM_traffic_agents.NavsimIDMTrafficAgents
+  idm_agents_observation:
+    _target_: navsim.planning.simulation.observation.navsim_idm_agents.NavsimIDMAgents
+    target_velocity: 10
 """,
 }
