@@ -30,6 +30,8 @@ CROSS_FROM_M: Final = 0.8
 CROSS_TO_M: Final = 4.0
 #: Reference-line vertices at which an arm is cut into lane groups; the step after each is a connector.
 _CUTS: Final = (42, 100)
+#: Vertex spacing of short connectors.
+_LINK_STEP_M: Final = 0.5
 _DASHED, _SOLID, _UNKNOWN = 0, 2, 3
 _TURN_RAD: Final = 0.6
 
@@ -123,7 +125,8 @@ class RowCollector:
                 crossing = self._add_intersection(area, "pass_through")
                 block = self._add_block_connector(group, following, crossing, area)
                 for lane, (before, after) in enumerate(zip(lane_rows[group], lane_rows[following], strict=True)):
-                    line = np.stack([before.baseline[-1], after.baseline[0]])
+                    # more than two vertices: the official reactive traffic drops the last one and needs two
+                    line = polyline.resample(np.stack([before.baseline[-1], after.baseline[0]]), _LINK_STEP_M)
                     connector = self._add_connector(
                         (before, after), line, block=block, crossing=crossing, limit_mps=arm.speed_limit_mps, stops=()
                     )
