@@ -19,7 +19,19 @@ OBJECT_NAMES: Final = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barr
 CAMERA_NAMES: Final = ("CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0")
 CITIES: Final = ("sg-one-north", "us-ma-boston", "us-nv-las-vegas-strip", "us-pa-pittsburgh-hazelwood")
 COMMAND_NAMES: Final = ("left", "straight", "right", "unknown")
-SUBSCORES: Final = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec")
+#: Sub-scores by their short names, in the order of every array of them, with the official evaluator's column names.
+OFFICIAL_SUBSCORES: Final[Mapping[str, str]] = {
+    "nc": "no_at_fault_collisions",
+    "dac": "drivable_area_compliance",
+    "ddc": "driving_direction_compliance",
+    "tlc": "traffic_light_compliance",
+    "ep": "ego_progress",
+    "ttc": "time_to_collision_within_bound",
+    "lk": "lane_keeping",
+    "hc": "history_comfort",
+    "ec": "two_frame_extended_comfort",
+}
+SUBSCORES: Final = tuple(OFFICIAL_SUBSCORES)
 
 HISTORY_FRAMES: Final = 4  # includes the current frame
 FUTURE_FRAMES: Final = 8

@@ -183,7 +183,7 @@ def _transforms(raw: RawFrame) -> Iterator[_Breach]:
     if "ego2global" in raw.values and not _close(raw.floats("ego2global", (4, 4)), expected):
         yield "warning", "frame.pose", "ego2global", "expected translation and rotation as a matrix, found another one"
     if {"ego2global", "lidar2ego", "lidar2global"} <= set(raw.values):
-        product = raw.floats("ego2global", (4, 4)) @ raw.floats("lidar2ego", (4, 4))
+        product = _product(raw.floats("ego2global", (4, 4)), raw.floats("lidar2ego", (4, 4)))
         if not _close(raw.floats("lidar2global", (4, 4)), product):
             yield "warning", "frame.pose", "lidar2global", "expected ego2global @ lidar2ego, found another matrix"
 
@@ -198,6 +198,13 @@ def _matrix(rotation: Floats) -> Floats:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """The matrix product; numbers out of all proportion give infinity or NaN, which are close to nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: Floats = left @ right
+    return product
 
 
 def _close(found: Floats, expected: Floats) -> bool:
@@ -224,7 +231,7 @@ def _objects(raw: RawFrame) -> Iterator[_Breach]:
 def _lenses(raw: RawFrame) -> Iterator[_Breach]:
     for name, camera in parse_cameras(raw.inner("cams")).items():
         key = f"cams.{name}"
-        if np.abs(camera.rotation @ camera.rotation.T - np.eye(3)).max() > _ROTATION_TOLERANCE:
+        if not np.abs(_product(camera.rotation, camera.rotation.T) - np.eye(3)).max() <= _ROTATION_TOLERANCE:
             yield (
                 "warning",
                 "frame.calibration",

@@ -202,7 +202,7 @@ def _fill_pose(course: Course, distance: float, state: Floats) -> None:
 
 @compiled
 def _distance(box: Floats, ring: Floats) -> float:
-    """Distance between the ego's box (5, 2), as of ``fill_ego_box``, and a closed ring (n, 2); 0 if they meet."""
+    """Distance between the ego's box (6, 2), as of ``fill_ego_box``, and a closed ring (n, 2); 0 if they meet."""
     if box_meets_polygon(box[:4], ring, 0, len(ring)):
         return 0.0
     squared = np.inf
@@ -216,7 +216,7 @@ def _distance(box: Floats, ring: Floats) -> float:
 @compiled
 def _look_ahead(course: Course, obstacles: Obstacles, sample: int, progress: float, shared: Floats) -> None:
     """Updates the row (3,) that all proposals of the path share with the leader seen from ``progress``, if any."""
-    state, box = np.zeros(11), np.empty((5, 2))
+    state, box = np.zeros(11), np.empty((6, 2))
     _fill_pose(course, progress, state)
     fill_ego_box(state, box)
     nearest, leader = np.inf, -1

@@ -20,6 +20,7 @@ from irl_vla.epdms.rollout import interpolate_plans, simulate
 from irl_vla.epdms.scorer import ScoredPlans, final_score, score_in_context, scoring_context, with_traffic
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
+from irl_vla.scene import OFFICIAL_SUBSCORES, SUBSCORES
 
 CASES: Final = Path(__file__).parent / "golden_cases"
 _TOLERANCE: Final = 1e-9
@@ -27,17 +28,8 @@ _METRES: Final = 1e-7
 _BEFORE: Final = ScorerConfig(filter_convention="before")
 _CORRECTED: Final = ScorerConfig(filter_convention="corrected")
 #: Sub-scores by their names in the recorded results, in the order of ``SUBSCORES`` without EC.
-_SHORT: Final = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc")
-_LONG: Final = (
-    "no_at_fault_collisions",
-    "drivable_area_compliance",
-    "driving_direction_compliance",
-    "traffic_light_compliance",
-    "ego_progress",
-    "time_to_collision_within_bound",
-    "lane_keeping",
-    "history_comfort",
-)
+_SHORT: Final = SUBSCORES[:-1]
+_LONG: Final = tuple(OFFICIAL_SUBSCORES.values())[:-1]
 
 
 @dataclass(frozen=True, slots=True)

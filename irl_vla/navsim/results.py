@@ -16,20 +16,8 @@ from numpy.typing import NDArray
 from irl_vla.artifact import atomic_path
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
-from irl_vla.scene import SUBSCORES
+from irl_vla.scene import OFFICIAL_SUBSCORES, SUBSCORES
 
-#: The evaluator's names of ``SUBSCORES``, which are also the order of its columns.
-OFFICIAL_NAMES: Final[Mapping[str, str]] = {
-    "nc": "no_at_fault_collisions",
-    "dac": "drivable_area_compliance",
-    "ddc": "driving_direction_compliance",
-    "tlc": "traffic_light_compliance",
-    "ep": "ego_progress",
-    "ttc": "time_to_collision_within_bound",
-    "lk": "lane_keeping",
-    "hc": "history_comfort",
-    "ec": "two_frame_extended_comfort",
-}
 STAGE_SUFFIXES: Final = ("_stage_one", "_stage_two")
 ONE_STAGE_SUMMARY: Final = "average_all_frames"
 TWO_STAGE_SUMMARIES: Final = (
@@ -37,7 +25,7 @@ TWO_STAGE_SUMMARIES: Final = (
     "extended_pdm_score_stage_two",
     "extended_pdm_score_combined",
 )
-_NAMES: Final = tuple(OFFICIAL_NAMES[name] for name in SUBSCORES)
+_NAMES: Final = tuple(OFFICIAL_SUBSCORES.values())
 _ONE_STAGE: Final = ("", "token", "valid", *_NAMES, "score")
 _TWO_STAGE: Final = ("", "token", "valid", *(n + suffix for suffix in STAGE_SUFFIXES for n in _NAMES), "score")
 

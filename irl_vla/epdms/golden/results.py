@@ -32,19 +32,10 @@ from irl_vla.epdms.scorer import (
     with_traffic,
 )
 from irl_vla.epdms.subscores import score_rollouts
+from irl_vla.scene import OFFICIAL_SUBSCORES
 
 #: Names of the sub-scores in the evaluator's own tables.
-LONG_NAMES: Final = (
-    "no_at_fault_collisions",
-    "drivable_area_compliance",
-    "driving_direction_compliance",
-    "traffic_light_compliance",
-    "ego_progress",
-    "time_to_collision_within_bound",
-    "lane_keeping",
-    "history_comfort",
-    "two_frame_extended_comfort",
-)
+LONG_NAMES: Final = tuple(OFFICIAL_SUBSCORES.values())
 
 
 def check_results(folder: Path) -> Iterator[Observation]:

@@ -6,7 +6,6 @@ import pytest
 from irl_vla.epdms.scorer import final_score
 from irl_vla.errors import CheckpointError
 from irl_vla.navsim.results import (
-    OFFICIAL_NAMES,
     TWO_STAGE_SUMMARIES,
     OfficialResults,
     one_stage_results,
@@ -14,7 +13,7 @@ from irl_vla.navsim.results import (
     two_stage_results,
     write_results,
 )
-from irl_vla.scene import SUBSCORES
+from irl_vla.scene import OFFICIAL_SUBSCORES, SUBSCORES
 
 REAL = Path(__file__).parents[4] / "shared" / "navsim" / "real_results_navhard.csv"
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason="shared/navsim/real_results_navhard.csv is not there")
@@ -60,7 +59,7 @@ def test_one_stage_file(tmp_path: Path) -> None:
 def test_two_stage_file(tmp_path: Path) -> None:
     write_results(tmp_path / "x.csv", two_stage())
     lines = [line.split(",") for line in (tmp_path / "x.csv").read_text().splitlines()]
-    names = [OFFICIAL_NAMES[name] for name in SUBSCORES]
+    names = [OFFICIAL_SUBSCORES[name] for name in SUBSCORES]
     stages = [f"{name}_{stage}" for stage in ("stage_one", "stage_two") for name in names]
     assert lines[0] == ["", "token", "valid", *stages, "score"]
     assert lines[1][3:5] == ["0.0", repr(1 / 26)]
