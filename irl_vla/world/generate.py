@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +22,7 @@ from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
+from irl_vla.dataset.spread import spread
 from irl_vla.errors import CheckpointError
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
@@ -188,25 +187,10 @@ class _SensorFiles:
 
 def _make_all(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int, description: str) -> None:
     shown = track(
-        _done(make, plans, workers), description=description, total=len(plans), disable=not Console().is_terminal
+        spread(make, plans, workers), description=description, total=len(plans), disable=not Console().is_terminal
     )
     for name in shown:
         _log.debug("wrote %s", name)
-
-
-def _done(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int) -> Iterator[str]:
-    """Names of logs as they are finished."""
-    if workers == 1:
-        yield from map(make, plans)
-        return
-    # spawned, not forked: map and image libraries keep threads that do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(make, plan) for plan in plans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(folder: Path, manifest: Manifest) -> None:
