@@ -4,7 +4,6 @@ NAVSIM leaves out scenes that teach nothing or cannot be judged: those in which 
 scores well, and those in which the human's own drive breaks a rule. :func:`select_scenes` does so on prepared scenes.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,11 +86,12 @@ def select_scenes(
 
 
 def _fill_up(reasons: dict[str, Reason], spare: list[str], kinds: Mapping[str, str], least_share: float) -> None:
-    """Lets spare trivial scenes of rare kinds stay, until the kind has its share of what was kept before."""
+    """Lets spare trivial scenes of rare kinds stay, until each kind has its share of all that stay or none to spare."""
     counts = Counter(kinds.get(token, "") for token in Selection(reasons).tokens)
-    least = math.ceil(least_share * counts.total())
-    for token in spare:
-        kind = kinds.get(token, "")
-        if counts[kind] < least:
-            reasons[token] = "kept_trivial"
+    waiting: dict[str, list[str]] = {}
+    for token in reversed(spare):
+        waiting.setdefault(kinds.get(token, ""), []).append(token)
+    while rare := [kind for kind in waiting if waiting[kind] and counts[kind] < least_share * counts.total()]:
+        for kind in rare:
+            reasons[waiting[kind].pop()] = "kept_trivial"
             counts[kind] += 1

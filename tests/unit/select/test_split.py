@@ -26,7 +26,7 @@ CONFIG = SelectionConfig(trivial_share=0.0, least_share=0.0)
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     root = tmp_path / "world"
-    generate(WorldConfig(train=FEW, val=FEW, test=FEW, frames_per_log=16, sensors=None), root, seed=4)
+    generate(WorldConfig(train=FEW, val=FEW, test=FEW, frames_per_log=16, sensors=None), root, seed=5)
     return open_dataset(DataConfig(root=root))
 
 
