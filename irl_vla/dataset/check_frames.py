@@ -1,14 +1,18 @@
 """Rules for the frames of one log: what stops a reader (errors) and what does not fit together (warnings)."""
 
-import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from irl_vla.dataset.findings import Finding, Severity
+from irl_vla.dataset.check_cameras import camera_breaches
+from irl_vla.dataset.check_fields import LOG_NAME, field_breaches
+from irl_vla.dataset.check_motion import motion_breaches
+from irl_vla.dataset.check_order import order_breaches
+from irl_vla.dataset.check_pickle import check_pickle
+from irl_vla.dataset.check_pose import pose_breaches
+from irl_vla.dataset.findings import REMEDY, Breach, Finding, breach_of
 from irl_vla.dataset.layout import below
 from irl_vla.dataset.log import (
     parse_boxes,
@@ -20,36 +24,10 @@ from irl_vla.dataset.log import (
 )
 from irl_vla.dataset.raw_frame import RawFrame, describe
 from irl_vla.errors import LogFormatError
-from irl_vla.geometry import Floats
 from irl_vla.scene import CAMERA_NAMES, MapView
 
-#: Longer steps between frames are gaps: the official two-frame comfort refuses them.
-GAP_S: Final = 0.55
-_SHORTEST_STEP_S: Final = 0.4
 #: A log whose first ego pose has no lane this near belongs to another map, or the map has another projection.
 _NEAREST_LANE_M: Final = 100.0
-_ROTATION_TOLERANCE: Final = 1e-3
-_POSITION_TOLERANCE_M: Final = 1e-3
-#: Keys that the official files have and nobody reads.
-_UNREAD_KEYS: Final = (
-    "frame_idx",
-    "log_token",
-    "scene_name",
-    "scene_token",
-    "vehicle_name",
-    "can_bus",
-    "lidar2ego_translation",
-    "lidar2ego_rotation",
-    "sample_prev",
-    "sample_next",
-    "ego2global",
-    "lidar2ego",
-    "lidar2global",
-)
-_REMEDY: Final = "fetch or generate the log again"
-
-#: What a rule found in a frame: severity, rule, key, "expected ..., found ...".
-_Breach = tuple[Severity, str, str, str]
 
 
 def _lidar_path(raw: RawFrame) -> None:
@@ -81,6 +59,7 @@ _PARTS: Final[Mapping[str, Callable[[RawFrame], object]]] = {
 }
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # numbers out of all proportion are findings
 def check_frames(
     path: Path, label: str, frames: Sequence[Any], annotated: bool, map_of: Callable[[str], MapView | None]
 ) -> list[Finding]:
@@ -91,179 +70,54 @@ def check_frames(
         annotated: False if the split's frames need no annotations.
         map_of: the map of a city, None if it cannot be read (which is another check's finding).
     """
-    found: list[Finding] = []
+    found = check_pickle(path, label)
+    if not LOG_NAME.fullmatch(path.stem):
+        message = f"expected YYYY.MM.DD.hh.mm.ss_veh-NAME_START_END, found {path.stem!r}"
+        found.append(Finding("note", "log.name", label, None, "", message, "nothing to do: names are names"))
     tokens: set[str] = set()
     whole: list[RawFrame] = []
     for index, item in enumerate(frames):
         if not isinstance(item, dict):
             found.append(
-                Finding("error", "frame", label, index, "", f"expected a dict, found {describe(item)}", _REMEDY)
+                Finding("error", "frame", label, index, "", f"expected a dict, found {describe(item)}", REMEDY)
             )
             continue
         raw = RawFrame(path, index, item)
-        breaches = list(_broken_parts(raw, annotated))
-        found += [_finding(label, index, breach) for breach in breaches]
-        if any(severity == "error" for severity, *_ in breaches):
+        broken = [_finding(label, index, breach) for breach in _broken_parts(raw, annotated)]
+        found += broken
+        if broken:
             continue
-        found += [_finding(label, index, breach) for breach in _inconsistencies(raw, path.stem)]
+        rules = (field_breaches(raw, path.stem), pose_breaches(raw), camera_breaches(raw))
+        found += [_finding(label, index, breach) for breaches in rules for breach in breaches]
         if raw.text("token") in tokens:
             breach = ("error", "frame.token", "token", f"expected a token used once, found {raw.text('token')} again")
             found.append(_finding(label, index, breach))  # type: ignore[arg-type]
         tokens.add(raw.text("token"))
         whole.append(raw)
-    for before, after in pairwise(whole):
-        if after.index == before.index + 1:
-            found += [_finding(label, after.index, breach) for breach in _order(before, after)]
-    return found + [_finding(label, index, breach) for index, breach in _strangers(whole, map_of)]
+    for rule in (order_breaches(whole), motion_breaches(whole), _strangers(whole, map_of)):
+        found += [_finding(label, index, breach) for index, breach in rule]
+    return found
 
 
-def _finding(label: str, index: int, breach: _Breach) -> Finding:
+def _finding(label: str, index: int, breach: Breach) -> Finding:
     severity, rule, key, message = breach
-    return Finding(severity, rule, label, index, key, message, _REMEDIES.get(rule, _REMEDY))
+    return Finding(severity, rule, label, index, key, message, _REMEDIES.get(rule, REMEDY))
 
 
-def _broken_parts(raw: RawFrame, annotated: bool) -> Iterator[_Breach]:
+def _broken_parts(raw: RawFrame, annotated: bool) -> Iterator[Breach]:
     for rule, parse in _PARTS.items():
         try:
             parse(raw)
         except LogFormatError as error:
-            yield "error", rule, *_key_and_message(raw, error)
+            yield "error", rule, *breach_of(error, raw.path, raw.index)
     if annotated or "anns" in raw.values:
         try:
             parse_boxes(raw.inner("anns"))
         except LogFormatError as error:
-            yield "error", "frame.anns", *_key_and_message(raw, error)
+            yield "error", "frame.anns", *breach_of(error, raw.path, raw.index)
 
 
-def _key_and_message(raw: RawFrame, error: LogFormatError) -> tuple[str, str]:
-    """Key and text of an error without its file, frame and remedy, which findings have on their own."""
-    text = str(error).removeprefix(f"{raw.path}: frame {raw.index}: ").removeprefix(".: ")
-    key, _, rest = text.partition(": ")
-    return key, rest.removesuffix(f"; {_REMEDY}")
-
-
-def _inconsistencies(raw: RawFrame, log_name: str) -> Iterator[_Breach]:
-    """What reads well and is still not as the format says."""
-    token = raw.text("token")
-    if len(token) not in (16, 17) or not set(token) <= set(string.hexdigits):
-        yield "warning", "frame.token", "token", f"expected 16 hex digits, found {token[:40]!r}"
-    if raw.text("log_name") != log_name:
-        yield "warning", "frame.log_name", "log_name", f"expected the file's name, found {raw.text('log_name')!r}"
-    if raw.values["lidar_path"] is None:
-        yield (
-            "warning",
-            "frame.lidar_path",
-            "lidar_path",
-            "expected a path (the official loader stops here), found None",
-        )
-    absent = [key for key in _UNREAD_KEYS if key not in raw.values]
-    if absent:
-        yield "note", "frame.unread_keys", absent[0], f"expected as in official files, found no {', '.join(absent)}"
-    yield from _transforms(raw)
-    yield from _objects(raw)
-    yield from _lenses(raw)
-
-
-def _transforms(raw: RawFrame) -> Iterator[_Breach]:
-    """The pose is stored three times over; other readers may take another one than ours."""
-    rotation = raw.floats("ego2global_rotation", (4,))
-    norm = float(np.linalg.norm(rotation))
-    if abs(norm - 1.0) > _ROTATION_TOLERANCE:
-        yield "warning", "frame.pose", "ego2global_rotation", f"expected a quaternion of norm 1, found {norm:.4f}"
-    expected = np.eye(4)
-    expected[:3, :3] = _matrix(rotation / norm)
-    expected[:3, 3] = raw.floats("ego2global_translation", (3,))
-    for key, shape in (("ego2global", (4, 4)), ("lidar2ego", (4, 4)), ("lidar2global", (4, 4)), ("can_bus", (18,))):
-        if key in raw.values:
-            try:
-                raw.floats(key, shape)
-            except LogFormatError as error:
-                yield "warning", "frame.pose", *_key_and_message(raw, error)
-                return
-    if "ego2global" in raw.values and not _close(raw.floats("ego2global", (4, 4)), expected):
-        yield "warning", "frame.pose", "ego2global", "expected translation and rotation as a matrix, found another one"
-    if {"ego2global", "lidar2ego", "lidar2global"} <= set(raw.values):
-        product = _product(raw.floats("ego2global", (4, 4)), raw.floats("lidar2ego", (4, 4)))
-        if not _close(raw.floats("lidar2global", (4, 4)), product):
-            yield "warning", "frame.pose", "lidar2global", "expected ego2global @ lidar2ego, found another matrix"
-
-
-def _matrix(rotation: Floats) -> Floats:
-    """Rotation matrix (3, 3) of a unit quaternion (4,) w, x, y, z."""
-    w, x, y, z = rotation
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def _product(left: Floats, right: Floats) -> Floats:
-    """The matrix product; numbers out of all proportion give infinity or NaN, which are close to nothing."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        product: Floats = left @ right
-    return product
-
-
-def _close(found: Floats, expected: Floats) -> bool:
-    return bool(
-        np.abs(found[:3, :3] - expected[:3, :3]).max() < _ROTATION_TOLERANCE
-        and np.abs(found[:3, 3] - expected[:3, 3]).max() < _POSITION_TOLERANCE_M
-    )
-
-
-def _objects(raw: RawFrame) -> Iterator[_Breach]:
-    if "anns" not in raw.values:
-        return
-    annotations = raw.inner("anns")
-    objects = parse_boxes(annotations)
-    if (objects.boxes[:, 3:6] <= 0).any():
-        row = int(np.flatnonzero((objects.boxes[:, 3:6] <= 0).any(axis=1))[0])
-        yield "warning", "frame.boxes", "anns.gt_boxes", f"expected sizes above 0, found {objects.boxes[row, 3:6]}"
-    if len(set(objects.track_tokens)) < len(objects):
-        yield "warning", "frame.tracks", "anns.track_tokens", "expected a track once a frame, found one twice"
-    if not all(isinstance(token, str) for token in annotations.sequence("instance_tokens")):
-        yield "warning", "frame.tracks", "anns.instance_tokens", "expected strings, found something else"
-
-
-def _lenses(raw: RawFrame) -> Iterator[_Breach]:
-    for name, camera in parse_cameras(raw.inner("cams")).items():
-        key = f"cams.{name}"
-        if not np.abs(_product(camera.rotation, camera.rotation.T) - np.eye(3)).max() <= _ROTATION_TOLERANCE:
-            yield (
-                "warning",
-                "frame.calibration",
-                f"{key}.sensor2lidar_rotation",
-                "expected a rotation, found a distortion",
-            )
-        if camera.intrinsic[0, 0] <= 0 or camera.intrinsic[1, 1] <= 0 or camera.intrinsic[2].tolist() != [0, 0, 1]:
-            yield "error", "frame.calibration", f"{key}.cam_intrinsic", "expected a pinhole matrix, found another one"
-
-
-def _order(before: RawFrame, after: RawFrame) -> Iterator[_Breach]:
-    """What neighbouring frames must have in common."""
-    step_s = (after.integer("timestamp") - before.integer("timestamp")) / 1e6
-    if step_s <= 0:
-        yield "error", "frame.timestamp", "timestamp", f"expected a later time than the frame before, found {step_s} s"
-    elif step_s > GAP_S:
-        yield "warning", "frame.gap", "timestamp", f"expected 0.5 s since the frame before, found {step_s:.2f} s"
-    elif step_s < _SHORTEST_STEP_S:
-        yield "warning", "frame.step", "timestamp", f"expected 0.5 s since the frame before, found {step_s:.2f} s"
-    if parse_city(before) != parse_city(after):
-        yield "warning", "frame.map", "map_location", "expected one city a log, found another than the frame before"
-    previous = after.values.get("sample_prev")
-    if previous is not None and not (isinstance(previous, str) and previous == before.text("token")):
-        yield "warning", "frame.links", "sample_prev", "expected the token of the frame before or None, found another"
-    first, second = before.values.get("frame_idx"), after.values.get("frame_idx")
-    scenes = before.values.get("scene_token"), after.values.get("scene_token")
-    same_scene = all(isinstance(scene, str) for scene in scenes) and scenes[0] == scenes[1]
-    if same_scene and isinstance(first, int) and isinstance(second, int) and second <= first:
-        yield "warning", "frame.links", "frame_idx", f"expected to rise within a scene, found {first}, {second}"
-
-
-def _strangers(frames: Sequence[RawFrame], map_of: Callable[[str], MapView | None]) -> Iterator[tuple[int, _Breach]]:
+def _strangers(frames: Sequence[RawFrame], map_of: Callable[[str], MapView | None]) -> Iterator[tuple[int, Breach]]:
     """Ids that the map does not have, and an ego that drives beside it."""
     for raw in frames:
         view = map_of(parse_city(raw))
@@ -299,4 +153,7 @@ _REMEDIES: Final = {
     "frame.log_name": "rename the file to the log's name",
     "frame.lidar_path": "write the path where the sweep would lie; render or fetch the sensors",
     "frame.unread_keys": "nothing to do: nobody reads them",
+    "frame.scene_name": "nothing to do: nobody reads it",
+    "frame.paths": "nothing to do if the files lie there",
+    "frame.motion": "correct units and frames of reference where the log is made",
 }

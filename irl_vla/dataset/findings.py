@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
@@ -10,6 +11,10 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 KEPT: Final = 5
 #: Rules and keys that are told apart in one part of a data set.
 KINDS: Final = 200
+#: What readers' errors end with; findings have remedies of their own.
+REMEDY: Final = "fetch or generate the log again"
+#: What a rule found in a frame: severity, rule, key, "expected ..., found ...".
+Breach: TypeAlias = tuple[Severity, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +98,10 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
         found = first.get(place)
         first[place] = finding if found is None else replace(found, count=found.count + finding.count)
     return list(first.values())
+
+
+def breach_of(error: Exception, path: Path, index: int) -> tuple[str, str]:
+    """Key and text of a reader's error without its file, frame and remedy, which findings have on their own."""
+    text = str(error).removeprefix(f"{path}: frame {index}: ").removeprefix(".: ")
+    key, _, rest = text.partition(": ")
+    return key, rest.removesuffix(f"; {REMEDY}")
