@@ -1,5 +1,10 @@
-"""Checks the map files of a data set: layers, columns, ids, graph, boundaries and centrelines."""
+"""Checks the map files of a data set: index, layers, columns, ids, graph, boundaries and centrelines.
 
+Not checked: whether the official reader, which makes locks beside the maps, may write there.
+"""
+
+import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +17,11 @@ import pyproj
 import shapely
 
 from irl_vla.dataset.findings import Finding, Severity
-from irl_vla.dataset.maps.content import BOUNDARY_KINDS, CITY_EPSG, INTERSECTION_KINDS, STOP_KINDS
+from irl_vla.dataset.maps.check_geometry import geometry_breaches
+from irl_vla.dataset.maps.content import CITY_EPSG, CITY_VERSION, INTERSECTION_KINDS, STOP_KINDS
 from irl_vla.dataset.maps.layers import STORED_CRS, Layer, LayerInfo, MapFile, open_map
 from irl_vla.dataset.maps.reader import INDEX_NAME, city_path
+from irl_vla.dataset.raw_frame import describe
 from irl_vla.errors import MapError
 from irl_vla.scene import CITIES
 
@@ -47,11 +54,20 @@ LAYERS: Final[dict[str, tuple[str, ...]]] = {
 _OPTIONAL: Final = frozenset({"lane_type_fid", "lane_fids"})
 #: Layers of lines; all others are polygons.
 _LINES: Final = frozenset({"lane_connectors", "baseline_paths", "boundaries"})
-_KINDS: Final = {
-    ("boundaries", "boundary_type_fid"): len(BOUNDARY_KINDS),
-    ("intersections", "intersection_type_fid"): len(INTERSECTION_KINDS),
-    ("stop_polygons", "stop_polygon_type_fid"): len(STOP_KINDS),
+#: Values of the type columns.
+_KINDS: Final[dict[tuple[str, str], Sequence[int]]] = {
+    ("lanes_polygons", "lane_type_fid"): (0, 1),
+    ("boundaries", "boundary_type_fid"): (0, 2, 3),
+    ("intersections", "intersection_type_fid"): range(len(INTERSECTION_KINDS)),
+    ("stop_polygons", "stop_polygon_type_fid"): range(len(STOP_KINDS)),
 }
+#: Columns of texts, "" for none; all others hold numbers.
+_TEXTS: Final = frozenset({"traffic_light_stop_line_fids", "lane_fids"})
+#: Layers of points in official files that nobody reads.
+_UNREAD_LAYERS: Final = ("traffic_lights", "dubins_nodes")
+#: Limits above are no metres a second.
+_FASTEST_MPS: Final = 45.0
+_NUMBERS: Final = {"speed_limit_mps": f"m/s, more than 0 and at most {_FASTEST_MPS:.0f}, or null"}
 #: A centreline that ends further than this from the next one's beginning does not lead there.
 _JOINT_M: Final = 2.0
 _REMEDY: Final = "fetch or generate the map again"
@@ -61,19 +77,31 @@ def check_maps(maps_root: Path) -> list[Finding]:
     """All findings about the index and the four cities' files, one a rule and column."""
     found: list[Finding] = []
     for city in CITIES:
-        label = f"maps/{city}"
         try:
             path = city_path(maps_root, city)
         except MapError as error:
             remedy = "fetch the maps: the official reader opens all four cities"
             found.append(Finding("error", "map.index", INDEX_NAME, None, city, str(error), remedy))
             continue
+        found += _index(maps_root, city)
         label = f"maps/{path.relative_to(maps_root)}"
         try:
             found += _Checker(label, open_map(path)).findings(city)
         except MapError as error:
             found.append(Finding("error", "map.file", label, None, city, str(error).removeprefix(f"{path}: "), _REMEDY))
     return found
+
+
+def _index(maps_root: Path, city: str) -> Iterator[Finding]:
+    """The entry of a city whose version could be read."""
+    entry = json.loads((maps_root / INDEX_NAME).read_text())[city]
+    remedy = "name the release nuplan-maps-v1.0 as its index does"
+    if entry["version"] != CITY_VERSION[city]:
+        message = f"expected {CITY_VERSION[city]}, found {describe(entry['version'])}"
+        yield Finding("warning", "map.version", INDEX_NAME, None, f"{city}.version", message, remedy)
+    if not isinstance(entry.get("layers"), dict):
+        message = f"expected a mapping, which may be empty, found {describe(entry.get('layers'))}"
+        yield Finding("warning", "map.index", INDEX_NAME, None, f"{city}.layers", message, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +112,7 @@ class _Checker:
     file: MapFile
 
     def findings(self, city: str) -> list[Finding]:
-        found = list(self._projection(city))
+        found = [*self._projection(city), *self._unread()]
         layers: dict[str, Layer] = {}
         for name, columns in LAYERS.items():
             try:
@@ -95,10 +123,17 @@ class _Checker:
                 found.append(self._finding("error", "map.layer", name, text, 1))
                 continue
             found += self._schema(name, columns, info)
+            found += self._types(layers[name])
             found += self._shapes(layers[name])
         if not any(finding.severity == "error" for finding in found):
             found += self._ids(layers)
             found += self._graph(layers)
+        if not any(finding.severity == "error" for finding in found):
+            found += [
+                self._finding("warning", rule, key, message.format(ids[0]), len(ids))
+                for rule, key, message, ids in geometry_breaches(layers)
+                if ids
+            ]
         return found
 
     def _finding(self, severity: Severity, rule: str, key: str, message: str, count: int) -> Finding:
@@ -109,6 +144,29 @@ class _Checker:
         if system is None or not system.equals(expected):
             message = f"expected EPSG:{CITY_EPSG[city]}, found {system.name if system else 'none'}"
             yield self._finding("warning", "map.projection", "projectedCoordSystem", message, 1)
+
+    def _unread(self) -> Iterator[Finding]:
+        absent = [name for name in _UNREAD_LAYERS if name not in self.file.layer_names]
+        if absent:
+            message = f"expected as in official files, found no {', '.join(absent)}"
+            yield self._finding("note", "map.unread_layers", absent[0], message, 1)
+        if self.file.info("meta").crs is not None:
+            yield self._finding("warning", "map.meta", "meta", "expected a table without geometry, found a layer", 1)
+
+    def _types(self, layer: Layer) -> Iterator[Finding]:
+        """Columns of numbers and of texts; the official reader converts with ``int`` and splits texts."""
+        for column, values in layer.columns.items():
+            items = values.tolist()
+            if column in _TEXTS:
+                wrong = [row for row, item in enumerate(items) if not isinstance(item, str)]
+            elif column == "speed_limit_mps":
+                wrong = [row for row, item in enumerate(items) if not _is_limit(item)]
+            else:
+                wrong = [] if values.dtype.kind in "iuf" else list(range(len(items)))
+            if wrong:
+                expected = "a text" if column in _TEXTS else _NUMBERS.get(column, "a number")
+                message = f"expected {expected}, found {describe(items[wrong[0]])} at id {layer.ids[wrong[0]]}"
+                yield self._finding("warning", "map.type", f"{layer.name}.{column}", message, len(wrong))
 
     def _schema(self, name: str, columns: Sequence[str], info: LayerInfo) -> Iterator[Finding]:
         for column in sorted(set(columns) - set(info.columns)):
@@ -164,9 +222,11 @@ class _Checker:
         yield from self._one_each(baselines, "lane_fid", lanes)
         yield from self._one_each(baselines, "lane_connector_fid", connectors)
         yield from self._one_each(shapes, "lane_connector_fid", connectors)
+        yield from self._one_owner(baselines)
+        yield from self._numbered(lanes)
         for (name, column), kinds in _KINDS.items():
-            known = {str(kind) for kind in range(kinds)}
-            yield from self._known("warning", layers[name], column, known, required=True)
+            if column in layers[name].columns:
+                yield from self._known("warning", layers[name], column, {str(kind) for kind in kinds}, required=True)
 
     def _graph(self, layers: dict[str, Layer]) -> Iterator[Finding]:
         """Lanes of a group are numbered without gaps; connectors join what their group connector joins."""
@@ -253,6 +313,19 @@ class _Checker:
             message = f"expected known ids, found {wrong[0][1]!r} at id {layer.ids[wrong[0][0]]}"
             yield self._finding("warning", "map.reference", f"{layer.name}.{column}", message, len(wrong))
 
+    def _one_owner(self, baselines: Layer) -> Iterator[Finding]:
+        owners = zip(baselines.references("lane_fid"), baselines.references("lane_connector_fid"), strict=True)
+        wrong = [row for row, owner in enumerate(owners) if (owner[0] is None) == (owner[1] is None)]
+        if wrong:
+            message = f"expected a lane or a lane connector, found both or none at id {baselines.ids[wrong[0]]}"
+            yield self._finding("warning", "map.reference", "baseline_paths", message, len(wrong))
+
+    def _numbered(self, lanes: Layer) -> Iterator[Finding]:
+        absent = [own for own, index in zip(lanes.ids, lanes.references("lane_index"), strict=True) if index is None]
+        if absent:
+            message = f"expected a number, found none at id {absent[0]}"
+            yield self._finding("warning", "map.lane_index", "lanes_polygons.lane_index", message, len(absent))
+
     def _one_each(self, layer: Layer, column: str, owners: Layer) -> Iterator[Finding]:
         counts = Counter(value for value in layer.references(column) if value is not None)
         wrong = [own for own in owners.ids if counts[own] != 1]
@@ -263,3 +336,8 @@ class _Checker:
         if strangers:
             message = f"expected ids of {owners.name}, found {strangers[0]}"
             yield self._finding("warning", "map.reference", f"{layer.name}.{column}", message, len(strangers))
+
+
+def _is_limit(value: Any) -> bool:
+    """A speed limit in m/s; null and NaN are none."""
+    return value is None or (isinstance(value, int | float) and (math.isnan(value) or 0 < value <= _FASTEST_MPS))

@@ -87,6 +87,7 @@ def test_real_drives_have_the_known_findings_alone():
     report = check(DRIVES)
     assert kinds_of(report) == {
         "map.column stop_polygons.lane_fids": (4, 4),
+        "map.unread_layers traffic_lights": (4, 4),
         "log.pickle numpy": (2, 2),  # converted with numpy 2; the rest are names of the conversion
         "log.name ": (2, 2),
         "frame.scene_name scene_name": (2, 64),
