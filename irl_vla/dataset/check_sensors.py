@@ -5,13 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from irl_vla.dataset.check_contents import image_faults, sweep_faults
 from irl_vla.dataset.findings import Finding, Severity
 from irl_vla.dataset.layout import below
 from irl_vla.dataset.log import parse_camera
 from irl_vla.dataset.raw_frame import RawFrame
 from irl_vla.dataset.sensors import decode_image, parse_sweep
 from irl_vla.errors import LogFormatError
-from irl_vla.scene import CAMERA_NAMES
+from irl_vla.scene import CAMERA_NAMES, Camera
 
 LIDAR: Final = "LiDAR"
 SENSORS: Final = (*CAMERA_NAMES, LIDAR)
@@ -38,10 +39,11 @@ class SensorFiles:
 
     def look(self, frame: RawFrame) -> None:
         """Counts what a frame has and lacks; entries that cannot be read are findings of the frame already."""
-        for sensor, relative in _named_files(frame).items():
-            if relative is None:
+        for sensor, named in _named_files(frame).items():
+            if named is None:
                 self.absent[sensor] += 1
                 continue
+            relative = named if isinstance(named, str) else named.path
             try:
                 path = below(self._root, relative, sensor)
             except LogFormatError:
@@ -53,18 +55,25 @@ class SensorFiles:
                 self._add("warning", LOST_RULE, frame, sensor, f"expected the file {relative}, found none")
                 continue
             self.size_bytes += size
-            self._look_inside(frame, sensor, path, size)
+            if size == 0:
+                message = f"expected a file with content, found {path.name} empty"
+                self._add("error", "sensor.content", frame, sensor, message)
+            elif self._decode:
+                self._look_inside(frame, sensor, path, named)
 
-    def _look_inside(self, frame: RawFrame, sensor: str, path: Path, size: int) -> None:
-        if size == 0:
-            self._add(
-                "error", "sensor.content", frame, sensor, f"expected a file with content, found {path.name} empty"
-            )
-        elif self._decode:
-            try:
-                parse_sweep(path.read_bytes(), path) if sensor == LIDAR else decode_image(path)
-            except LogFormatError as error:
-                self._add("error", "sensor.content", frame, sensor, str(error))
+    def _look_inside(self, frame: RawFrame, sensor: str, path: Path, named: str | Camera) -> None:
+        try:
+            if isinstance(named, Camera):
+                decode_image(path)
+                faults = image_faults(path, named)
+            else:
+                data = path.read_bytes()
+                faults = sweep_faults(data, parse_sweep(data, path))
+        except LogFormatError as error:
+            self._add("error", "sensor.content", frame, sensor, str(error))
+            return
+        for severity, message in faults:
+            self._add(severity, "sensor.content", frame, sensor, f"{path.name}: {message}")
 
     def _add(self, severity: Severity, rule: str, frame: RawFrame, sensor: str, message: str) -> None:
         remedy = "fetch the sensor data again, or paint it: irl-vla render"
@@ -80,14 +89,14 @@ class SensorFiles:
         return self._sizes[folder]
 
 
-def _named_files(frame: RawFrame) -> dict[str, str | None]:
-    """Sensor to the file that the frame names for it, None without one."""
+def _named_files(frame: RawFrame) -> dict[str, Camera | str | None]:
+    """Sensor to what names its file: a camera, or the path of a sweep; None without one."""
     cameras = frame.values.get("cams")
-    named: dict[str, str | None] = dict.fromkeys(SENSORS)
+    named: dict[str, Camera | str | None] = dict.fromkeys(SENSORS)
     for name in CAMERA_NAMES:
         if isinstance(cameras, dict) and isinstance(cameras.get(name), dict) and cameras[name]:
             try:
-                named[name] = parse_camera(frame.inner("cams").inner(name)).path
+                named[name] = parse_camera(frame.inner("cams").inner(name))
             except LogFormatError:
                 continue
     lidar = frame.values.get("lidar_path")
