@@ -12,6 +12,7 @@ from pathlib import Path
 
 from irl_vla.dataset.check_frames import check_frames
 from irl_vla.dataset.check_sensors import LIDAR, LOST_RULE, SensorFiles
+from irl_vla.dataset.check_split import check_splits
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.findings import Finding, Gathered, merged
 from irl_vla.dataset.layout import Dataset
@@ -120,6 +121,7 @@ def check_dataset(
                 _take(report, facts)
                 report.gathered.add(tokens.repeated(folder, facts))
                 progress(facts.name, total)
+        report.gathered.add(check_splits(dataset, found, report.splits))
         _forgive_absent_sensors(report)
         for split in found:
             report.splits[split.name] = min(report.splits[split.name], split.scene_filter.max_scenes or 2**63)
