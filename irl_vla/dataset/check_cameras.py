@@ -26,8 +26,8 @@ _MOUNTS: Final[Mapping[str, tuple[float, tuple[float, float, float]]]] = {
 }
 _YAW_TOLERANCE_DEG: Final = 15.0
 _PLACE_TOLERANCE_M: Final = 1.0
-#: Sine of how far a camera may look up, down or aside of upright.
-_TILT: Final = 0.26
+#: The z of the axis that points down, of a camera that is pitched or rolled by 15 degrees.
+_DOWN: Final = -0.966
 _FOCAL_RATIO: Final = 0.02
 
 
@@ -64,7 +64,7 @@ def _mount(key: str, name: str, camera: Camera) -> Iterator[Breach]:
     down, forward = rotation[:, 1], rotation[:, 2]
     found_deg = float(np.degrees(np.arctan2(forward[1], forward[0])))
     off_deg = abs(np.degrees(float(wrap_angle(np.radians(found_deg - yaw_deg)))))
-    if off_deg > _YAW_TOLERANCE_DEG or abs(forward[2]) > _TILT or down[2] > -np.sqrt(1 - _TILT**2):
+    if off_deg > _YAW_TOLERANCE_DEG or down[2] > _DOWN:
         text = f"expected the camera upright with a yaw near {yaw_deg:.0f} degrees, found axis {forward.round(2)}"
         yield "warning", "frame.calibration", f"{key}.sensor2lidar_rotation", f"{text}, down {down.round(2)}"
     if np.abs(camera.translation_m - place).max() > _PLACE_TOLERANCE_M:

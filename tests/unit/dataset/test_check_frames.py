@@ -118,6 +118,25 @@ def swap_all(frames):
     frames[2]["can_bus"][3:7] = turned
 
 
+def lift_lidar(frames):
+    """In all copies, so that they agree with each other."""
+    frames[2]["lidar2ego_translation"] = np.array([0.0, 0.0, 1.8])
+    frames[2]["lidar2ego"][2, 3] = 1.8
+    frames[2]["lidar2global"] = frames[2]["ego2global"] @ frames[2]["lidar2ego"]
+
+
+def turn_lidar(frames):
+    frames[2]["lidar2ego_rotation"] = [0.0, 0.0, 0.0, 1.0]
+    frames[2]["lidar2ego"][:2, :2] = -np.eye(2)
+    frames[2]["lidar2global"] = frames[2]["ego2global"] @ frames[2]["lidar2ego"]
+
+
+def pitched(rotation):
+    """The camera's own axes turned about x by 20 degrees."""
+    sine, cosine = np.sin(np.radians(20)), np.cos(np.radians(20))
+    return rotation @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+
+
 def relative_velocities(frame):
     frame["anns"]["gt_velocity_3d"] = frame["anns"]["gt_velocity_3d"] - [*frame["ego_dynamic_state"][:2], 0]
 
@@ -199,7 +218,8 @@ BREACHES = {
     "last row of the matrix": (edit("ego2global", (3, 3), 2.0), "frame.pose ego2global"),
     "LiDAR quaternion": (put("lidar2ego_rotation", [2.0, 0, 0, 0]), "frame.pose lidar2ego_rotation"),
     "LiDAR matrix": (put("lidar2ego_translation", np.array([0.01, 0, 0])), "frame.pose lidar2ego"),
-    "LiDAR on the roof": (edit("lidar2ego", (2, 3), 1.8), "frame.pose lidar2ego"),
+    "LiDAR on the roof": (lift_lidar, "frame.pose lidar2ego"),
+    "LiDAR turned": (turn_lidar, "frame.pose lidar2ego"),
     "can_bus position": (edit("can_bus", 0, 0.0), "frame.can_bus can_bus"),
     "can_bus quaternion": (change("can_bus", swap_bus), "frame.can_bus can_bus"),
     "can_bus acceleration": (edit("can_bus", 7, 30.0), "frame.can_bus can_bus"),
@@ -217,6 +237,10 @@ BREACHES = {
     ),
     "upside down": (
         change("cams.CAM_F0.sensor2lidar_rotation", lambda matrix: matrix * [-1, -1, 1]),
+        "frame.calibration cams.CAM_F0.sensor2lidar_rotation",
+    ),
+    "pitched camera": (
+        change("cams.CAM_F0.sensor2lidar_rotation", pitched),
         "frame.calibration cams.CAM_F0.sensor2lidar_rotation",
     ),
     "camera elsewhere": (
