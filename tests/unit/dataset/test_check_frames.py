@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from irl_vla.dataset.check import check_log
+from irl_vla.dataset.check_frames import check_frames
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.safe_pickle import read_pickle, write_pickle
@@ -256,6 +257,7 @@ BREACHES = {
     "next": (put("sample_next", SCENE, index=1), "frame.links sample_next"),
     "log_token changes": (put("log_token", SCENE), "frame.links log_token"),
     "vehicle changes": (put("vehicle_name", "veh-99"), "frame.links vehicle_name"),
+    "city changes": (put("map_location", "us-pa-pittsburgh-hazelwood"), "frame.map map_location"),
     "scene_name changes": (put("scene_name", "log-0002-x"), "frame.links scene_name"),
     "milliseconds": (everywhere(in_milliseconds), "frame.step timestamp"),
     # motion
@@ -285,6 +287,17 @@ def test_each_breach_is_found_and_named(findings, name):
     assert example.message.startswith("expected ")
     assert "found " in example.message
     assert example.remedy
+
+
+def test_names_of_logs(world, tmp_path):
+    _, path, _ = world
+    frames = read_pickle(path)
+    write_pickle(tmp_path / "drive.pkl", frames)
+    found = {
+        finding.rule: finding for finding in check_frames(tmp_path / "drive.pkl", "x", frames, True, lambda _: None)
+    }
+    assert found["log.name"].message == "expected YYYY.MM.DD.hh.mm.ss_veh-NAME_START_END, found 'drive'"
+    assert found["frame.log_name"].count == 1
 
 
 def test_a_scene_begins_with_number_zero(findings):
