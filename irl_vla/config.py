@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,12 +20,14 @@ class Config(BaseModel):
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """Returns a validated copy with dotted keys replaced, e.g. ``{"finetune.lr": 1e-4}``.
 
+        A key below an optional section that is None starts that section from its defaults.
+
         Raises:
             ConfigError: if a key is unknown (the nearest known one is named) or a value does not fit.
         """
         values = self.model_dump()
         for dotted, value in overrides.items():
-            _assign(values, dotted, value)
+            _assign(type(self), values, dotted, value)
         return validated(type(self), values, source="override")
 
     def to_yaml(self) -> str:
@@ -93,13 +96,19 @@ def _yaml_scalar(text: str) -> Any:
     return value
 
 
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _assign(model: type[BaseModel], values: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, leaf = dotted.split(".")
     node = values
     for index, section in enumerate(sections):
         child = node.get(section)
+        if child is None and (absent := _section(model, sections[: index + 1])) is not None:
+            child = node[section] = absent.model_construct().model_dump()  # its defaults; keys without one stay out
         if not isinstance(child, dict):
-            known = [key for key, item in node.items() if isinstance(item, dict)]
+            known = [
+                key
+                for key, item in node.items()
+                if isinstance(item, dict) or _section(model, [*sections[:index], key]) is not None
+            ]
             where = ".".join(sections[: index + 1])
             raise ConfigError(f"override {dotted!r}: no section {where!r}{_nearest(section, known)}")
         node = child
@@ -115,12 +124,21 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    section = _section(model, path)
+    return [] if section is None else list(section.model_fields)
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """Class of the section at a path, which may be an optional one; None if there is no such section."""
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+        if len(kinds) == 1 and get_origin(annotation) in (Union, UnionType):
+            annotation = kinds[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
+            return None
         model = annotation
-    return list(model.model_fields)
+    return model
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

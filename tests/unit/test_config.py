@@ -17,6 +17,17 @@ class Outer(Config):
     name: str = "x"
 
 
+class Part(Config):
+    groups: int
+    width: float = 2.0
+
+
+class Whole(Config):
+    part: Part | None = None
+    outer: Outer | None = None
+    names: tuple[str, ...] | None = None
+
+
 def test_unknown_key_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'inner.learning_rat'; did you mean 'learning_rate'"):
         validated(Outer, {"inner": {"learning_rat": 1.0}}, source="test")
@@ -34,6 +45,21 @@ def test_overrides_are_typed_and_checked() -> None:
         Outer().with_overrides({"iner.steps": 3})
     with pytest.raises(ConfigError, match="expected key=value"):
         parse_overrides(["inner.steps"])
+
+
+def test_an_override_below_a_section_that_is_none_starts_from_its_defaults() -> None:
+    assert Whole().with_overrides({"part.groups": 40}).part == Part(groups=40)
+    assert Whole().with_overrides({"part.width": 1.0, "part.groups": 3}).part == Part(groups=3, width=1.0)
+    assert Whole().with_overrides({"outer.inner.steps": 3}).outer == Outer(inner=Inner(steps=3))
+    assert Whole(part=Part(groups=2, width=5.0)).with_overrides({"part.groups": 3}).part == Part(groups=3, width=5.0)
+    with pytest.raises(ConfigError, match=r"part\.groups: Field required"):
+        Whole().with_overrides({"part.width": 1.0})
+    with pytest.raises(ConfigError, match=r"unknown key 'part\.grups'; did you mean 'groups'"):
+        Whole().with_overrides({"part.grups": 40})
+    with pytest.raises(ConfigError, match=r"no section 'pat'; did you mean 'part'"):
+        Whole().with_overrides({"pat.groups": 40})
+    with pytest.raises(ConfigError, match="no section 'names'"):
+        Whole().with_overrides({"names.first": "x"})
 
 
 def test_yaml_round_trip_is_the_identity(tmp_path: Path) -> None:

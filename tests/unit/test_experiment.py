@@ -7,6 +7,7 @@ import pytest
 
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.experiment import Experiment, StageFolder, load_experiment
+from irl_vla.world.config import TwoStageConfig
 
 SETTINGS = {"pretrain": {"steps": 4, "samples": {"workers": 1}}, "seed": 0}
 
@@ -28,6 +29,15 @@ def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path)
     found = load_experiment(path, ["finetune.iterations=6"])
     assert (found.finetune.iterations, found.finetune.lr) == (6, 0.01)
     assert found.finetune.clip == Experiment(name="a").finetune.clip
+
+
+def test_a_part_that_the_file_leaves_out_can_be_set_by_its_keys(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "generate: {two_stage: null}")
+    generate = load_experiment(path, ["generate.two_stage.groups=40", "generate.two_stage.pairs_min=9"]).generate
+    assert generate is not None
+    assert generate.two_stage == TwoStageConfig(groups=40, pairs_min=9)
+    with pytest.raises(ConfigError, match=r"generate\.two_stage\.groups: Field required"):
+        load_experiment(path, ["generate.two_stage.pairs_min=9"])
 
 
 def test_folders_are_absolute_and_one_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
