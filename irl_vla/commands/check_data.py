@@ -72,11 +72,15 @@ def _show(report: "Report", console: "Console") -> None:
         totals = folder.gathered.totals
         numbers = (folder.logs, folder.frames, scenes, folder.gaps, totals["error"], totals["warning"])
         table.add_row(folder.data_split, *map(str, numbers), _size(folder.size_bytes))
-    maps = report.maps.totals
-    table.add_row("maps", "", "", "", "", str(maps["error"]), str(maps["warning"]), "")
+    for second in report.second_stages:
+        scenes, totals = f"{second.scenes} in {second.groups} groups", second.gathered.totals
+        numbers = ("", second.frames, scenes, "", totals["error"], totals["warning"])
+        table.add_row(f"{second.split} (second stage)", *map(str, numbers), _size(second.size_bytes))
+    for name, part in (("maps", report.maps), ("split files", report.split_files)):
+        table.add_row(name, "", "", "", "", str(part.totals["error"]), str(part.totals["warning"]), "")
     console.print(table)
     _show_needs(report, console)
-    for name, gathered in (("maps", report.maps), *((item.data_split, item.gathered) for item in report.folders)):
+    for name, gathered in report.parts.items():
         _show_findings(name, gathered, console)
     console.print(f"{report.total('error')} errors, {report.total('warning')} warnings, {report.total('note')} notes")
 
@@ -92,11 +96,14 @@ def _show_needs(report: "Report", console: "Console") -> None:
     table = Table(
         "folder", "sensor", "frames without an entry", "frames whose file is missing", title="missing sensors"
     )
-    for folder in report.folders:
+    parts = {item.data_split: item for item in report.folders} | {
+        f"{item.split} (second stage)": item for item in report.second_stages
+    }
+    for name, part in parts.items():
         for sensor in SENSORS:
-            if folder.missing(sensor):
-                counts = folder.absent.get(sensor, 0), folder.lost.get(sensor, 0)
-                table.add_row(folder.data_split, sensor, *map(str, counts))
+            if part.missing(sensor):
+                counts = part.absent.get(sensor, 0), part.lost.get(sensor, 0)
+                table.add_row(name, sensor, *map(str, counts))
     if table.row_count:
         console.print(table)
     for folder in report.folders:

@@ -1,21 +1,23 @@
 """Checks a data set against the on-disk format, split by split, and says what each stage would lack.
 
 Logs are independent of each other and are checked in parallel; what is kept of them does not grow with their number:
-counts, the first findings of each rule, and the tokens in a temporary file.
+counts, the first findings of each rule, and the tokens in a temporary file. Second stages come behind the logs of their
+first one.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
 from irl_vla.dataset.check_frames import check_frames
+from irl_vla.dataset.check_second_stage import SecondStageReport, check_second_stage, second_stage_names
 from irl_vla.dataset.check_sensors import LIDAR, LOST_RULE, SensorFiles
 from irl_vla.dataset.check_split import check_splits
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.findings import Finding, Gathered, merged
 from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.logged_frames import LoggedFrames
 from irl_vla.dataset.maps.check import check_maps
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.raw_frame import RawFrame, describe
@@ -32,6 +34,7 @@ class LogFacts:
     """What one log holds; small, because it travels between processes.
 
     Attributes:
+        tokens, times_us: of the frames that have a token that can be read; -1 for a time that cannot.
         absent: by sensor, frames whose log entry names no file.
         lost: by sensor, frames whose named file is not there.
         gaps: steps of more than 0.55 s.
@@ -41,6 +44,7 @@ class LogFacts:
 
     name: str
     tokens: tuple[str, ...]
+    times_us: tuple[int, ...]
     absent: Mapping[str, int]
     lost: Mapping[str, int]
     gaps: int
@@ -75,16 +79,28 @@ class FolderReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A checked data set: its maps, and a part for each folder of logs."""
+    """A checked data set: its split files and maps, a part for each folder of logs, and one for each second stage.
+
+    Attributes:
+        split_files: findings about those that cannot be read, and about second stages without one.
+    """
 
     root: Path
+    split_files: Gathered
     maps: Gathered
     folders: tuple[FolderReport, ...]
+    second_stages: tuple[SecondStageReport, ...]
+
+    @property
+    def parts(self) -> dict[str, Gathered]:
+        """All findings, by what they are about."""
+        folders = {item.data_split: item.gathered for item in self.folders}
+        second = {f"{item.split} (second stage)": item.gathered for item in self.second_stages}
+        return {"split files": self.split_files, "maps": self.maps, **folders, **second}
 
     def total(self, severity: str) -> int:
-        """Occurrences of findings of a severity in maps and logs."""
-        parts = [self.maps, *(folder.gathered for folder in self.folders)]
-        return sum(count for part in parts for name, count in part.totals.items() if name == severity)
+        """Occurrences of findings of a severity."""
+        return sum(count for part in self.parts.values() for name, count in part.totals.items() if name == severity)
 
 
 def check_dataset(
@@ -94,39 +110,54 @@ def check_dataset(
     decode: bool = False,
     progress: Callable[[str, int], None] = lambda _name, _total: None,
 ) -> Report:
-    """Checks maps, then every log that the splits draw on.
+    """Checks maps, then every log that the splits draw on and every second-stage scene that belongs to them.
 
     Args:
         splits: split names; empty means every split file whose folder is there and every folder of logs.
         workers: processes.
         decode: also decode every image and every sweep, which takes as long as training on them once.
-        progress: called with (what is done, how many logs there are) after each log.
+        progress: called with (what is done, how many logs and second-stage files there are) after each of them.
 
     Raises:
         ConfigError: if a split does not exist, or there are no logs at all.
     """
-    groups = split_groups(dataset, splits)
+    split_files = Gathered()
+    groups = split_groups(dataset, splits, split_files)
+    if not splits:
+        split_files.add(_unlisted(dataset))
     jobs = {folder: log_names(dataset, folder, [split.scene_filter for split in found]) for folder, found in groups}
     total = sum(len(names) for names in jobs.values())
+    total += sum(len(second_stage_names(dataset, split)) for _, found in groups for split in found)
     maps = Gathered()
     maps.add(check_maps(dataset.maps_root))
-    reports = []
+    reports, second_stages = [], []
     for folder, found in groups:
         report = FolderReport(folder, {split.name: 0 for split in found})
         report.gathered.add(_foreign_files(dataset, folder))
         report.gathered.add(_missing_logs(dataset, folder, found, jobs[folder]))
         check = partial(check_log, dataset, folder, {split.name: split.scene_filter for split in found}, decode)
-        with _Tokens() as tokens:
+        with LoggedFrames() as logged:
             for facts in spread(check, jobs[folder], workers):
                 _take(report, facts)
-                report.gathered.add(tokens.repeated(folder, facts))
+                report.gathered.add(_repeated(folder, logged, facts))
                 progress(facts.name, total)
+            for split in found:
+                second = check_second_stage(
+                    dataset,
+                    split,
+                    logged,
+                    map_of=partial(_map_or_none, dataset),
+                    workers=workers,
+                    decode=decode,
+                    progress=lambda name: progress(name, total),
+                )
+                second_stages += [] if second is None else [second]
         report.gathered.add(check_splits(dataset, found, report.splits))
         _forgive_absent_sensors(report)
         for split in found:
             report.splits[split.name] = min(report.splits[split.name], split.scene_filter.max_scenes or 2**63)
         reports.append(report)
-    return Report(dataset.root, maps, tuple(reports))
+    return Report(dataset.root, split_files, maps, tuple(reports), tuple(second_stages))
 
 
 def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter], decode: bool, name: str) -> LogFacts:
@@ -147,9 +178,11 @@ def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter
     files = SensorFiles(dataset.sensor_folder(data_split), label, decode)
     for frame in raw:
         files.look(frame)
+    stamps = [stamp for frame in raw if (stamp := _stamp(frame)) is not None]
     return LogFacts(
         name=name,
-        tokens=tuple(token for frame in raw if isinstance(token := frame.values.get("token"), str)),
+        tokens=tuple(token for token, _ in stamps),
+        times_us=tuple(time_us for _, time_us in stamps),
         absent=dict(files.absent),
         lost=dict(files.lost),
         gaps=gaps,
@@ -175,7 +208,32 @@ def _windows(frames: Sequence[RawFrame], rule: SceneFilter) -> int:
 
 def _unreadable(name: str, label: str, size: int, message: str) -> LogFacts:
     finding = Finding("error", "log", label, None, "", message, "fetch or generate the log again")
-    return LogFacts(name, (), {}, {}, 0, {}, size, (finding,))
+    return LogFacts(name, (), (), {}, {}, 0, {}, size, (finding,))
+
+
+def _stamp(frame: RawFrame) -> tuple[str, int] | None:
+    """Token and time of a frame; what cannot be read is a finding of its own."""
+    try:
+        token = frame.text("token")
+    except LogFormatError:
+        return None
+    try:
+        return token, frame.integer("timestamp")
+    except LogFormatError:
+        return token, -1
+
+
+def _repeated(data_split: str, logged: LoggedFrames, facts: LogFacts) -> list[Finding]:
+    """Takes a log's frames in; finds tokens that an earlier log has, too."""
+    label, remedy = f"navsim_logs/{data_split}/{facts.name}.pkl", "remove one of the logs"
+    return merged(
+        Finding(
+            *("error", "log.token", label, None, "token"),
+            f"expected a token in one log, found {earlier.token!r} in {earlier.log_name}, too",
+            remedy,
+        )
+        for earlier in logged.take(facts.name, facts.tokens, facts.times_us)
+    )
 
 
 def _take(report: FolderReport, facts: LogFacts) -> None:
@@ -198,31 +256,6 @@ def _forgive_absent_sensors(report: FolderReport) -> None:
             report.gathered.drop(LOST_RULE, sensor)
 
 
-class _Tokens:
-    """Which log has which token, in a temporary file of its own that is gone when closed."""
-
-    def __enter__(self) -> "_Tokens":
-        self._base = sqlite3.connect("")
-        self._base.execute("create table seen (token text primary key, log text) without rowid")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._base.close()
-
-    def repeated(self, data_split: str, facts: LogFacts) -> list[Finding]:
-        """Tokens of a log that an earlier log has, too."""
-        found = []
-        for token in set(facts.tokens):
-            row = self._base.execute("select log from seen where token = ?", (token,)).fetchone()
-            if row is None:
-                self._base.execute("insert into seen values (?, ?)", (token, facts.name))
-            else:
-                label = f"navsim_logs/{data_split}/{facts.name}.pkl"
-                message = f"expected a token in one log, found {token!r} in {row[0]}, too"
-                found.append(Finding("error", "log.token", label, None, "token", message, "remove one of the logs"))
-        return merged(found)
-
-
 @lru_cache(maxsize=8)
 def _map_or_none(dataset: Dataset, city: str) -> MapView | None:
     try:
@@ -231,32 +264,58 @@ def _map_or_none(dataset: Dataset, city: str) -> MapView | None:
         return None  # named by check_maps
 
 
-def split_groups(dataset: Dataset, names: Sequence[str]) -> list[tuple[str, list[Split]]]:
+def split_groups(
+    dataset: Dataset, names: Sequence[str], unreadable: Gathered | None = None
+) -> list[tuple[str, list[Split]]]:
     """Folders of logs, each with the splits that draw on it.
+
+    Args:
+        names: of splits; empty means all that there are.
+        unreadable: takes findings about split files of "all" that cannot be read; None makes them errors.
 
     Raises:
         ConfigError: if there is nothing to check.
     """
     by_folder: dict[str, list[Split]] = {}
-    for name in names or _all_splits(dataset):
-        split = read_split(dataset, name)
+    for split in [read_split(dataset, name) for name in names] or _all_splits(dataset, unreadable):
         if dataset.log_folder(split.data_split).is_dir():
             by_folder.setdefault(split.data_split, []).append(split)
         elif names:
             raise ConfigError(
-                f"{dataset.log_folder(split.data_split)}: split {name!r} needs this folder of logs, found none"
+                f"{dataset.log_folder(split.data_split)}: split {split.name!r} needs this folder of logs, found none"
             )
-    if not by_folder:
+    if not by_folder and (unreadable is None or not unreadable.kinds):
         raise ConfigError(f"{dataset.root / 'navsim_logs'}: expected folders of logs, found none; see docs/data.md")
     return sorted(by_folder.items())
 
 
-def _all_splits(dataset: Dataset) -> list[str]:
-    files = [path.stem for path in dataset.splits_root.glob("*.yaml")]
+def _all_splits(dataset: Dataset, unreadable: Gathered | None) -> list[Split]:
+    """Those of all split files, and folders of logs on which none of them draws, by name."""
+    files = sorted(dataset.splits_root.glob("*.yaml"))
+    splits = []
+    for path in files:
+        try:
+            splits.append(read_split(dataset, path.stem))
+        except (ConfigError, LogFormatError) as error:
+            if unreadable is None:
+                raise
+            message = str(error).removeprefix(f"{path}: ")
+            remedy = "correct the file; what it alone draws on is not checked before"
+            unreadable.add([Finding("error", "split.file", str(path), None, "", message, remedy)])
     logs = dataset.root / "navsim_logs"
-    folders = [path.name for path in logs.iterdir() if path.is_dir()] if logs.is_dir() else []
-    covered = {read_split(dataset, name).data_split for name in files}
-    return sorted({*files, *(folder for folder in folders if folder not in covered)})
+    folders = {path.name for path in logs.iterdir() if path.is_dir()} if logs.is_dir() else set()
+    alone = folders - {split.data_split for split in splits} - {path.stem for path in files}
+    return sorted([*splits, *(read_split(dataset, name) for name in alone)], key=lambda split: split.name)
+
+
+def _unlisted(dataset: Dataset) -> Iterator[Finding]:
+    """Second stages without a split file."""
+    for folder in sorted(dataset.root.glob("*/synthetic_scene_pickles")):
+        name = folder.parent.name
+        path = dataset.splits_root / f"{name}.yaml"
+        if not path.is_file():
+            label, message = f"{name}/synthetic_scene_pickles", f"expected a split file {path}, found none"
+            yield Finding("warning", "second.mapping", label, None, "", message, "fetch the split files (docs/data.md)")
 
 
 def log_names(dataset: Dataset, folder: str, rules: Iterable[SceneFilter]) -> list[str]:

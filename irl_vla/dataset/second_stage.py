@@ -45,7 +45,11 @@ from irl_vla.scene import COMMAND_NAMES, PLAN_INTERVAL_S, Boxes, EgoStatus, Fram
 
 #: Length of the tokens of second-stage scenes; it is what the official evaluator tells them by.
 TOKEN_LENGTH: Final = 17
-_ANNOTATION_KEYS: Final = ("boxes", "names", "velocity_3d", "instance_tokens", "track_tokens")
+#: Keys of what the others do, one item every half second after the last frame.
+TRACKS_KEY: Final = "extended_detections_tracks"
+LIGHTS_KEY: Final = "extended_traffic_light_data"
+#: Of the dict ``annotations``, in the order of those of logs.
+ANNOTATION_KEYS: Final = ("boxes", "names", "velocity_3d", "instance_tokens", "track_tokens")
 _FUTURE_STEP_US: Final = round(PLAN_INTERVAL_S * 1e6)
 #: Global coordinates are of the order of 1e6.
 _LARGEST: Final = 1e12
@@ -115,7 +119,29 @@ def read_second_stage(path: Path, split: str, group: str | None = None) -> Scene
     Raises:
         LogFormatError: naming file, frame and key of whatever does not fit.
     """
-    values = _values(path)
+    return parse_second_stage(path, scene_values(path), split, group)
+
+
+def scene_values(path: Path) -> dict[str, Any]:
+    """The dict of one second-stage scene as the file holds it.
+
+    Raises:
+        LogFormatError: if the file is missing, cut off, no dict, or refers to any other class than such files do.
+    """
+    values = read_pickle(path, SECOND_STAGE_NAMES)
+    if not isinstance(values, dict):
+        raise LogFormatError(
+            f"{path}: expected a dict of one second-stage scene, found {describe(values)}; fetch it again"
+        )
+    return values
+
+
+def parse_second_stage(path: Path, values: Mapping[str, Any], split: str, group: str | None = None) -> Scene:
+    """The scene of a file's values; see :func:`read_second_stage`.
+
+    Args:
+        path: named in errors only.
+    """
     metadata = RawFrame(path, 0, values).inner("scene_metadata")
     frames = RawFrame(path, 0, values).sequence("frames")
     num_history = metadata.integer("num_history_frames")
@@ -144,17 +170,8 @@ def _paths_by_token(folder: Path, modified_ns: int) -> dict[str, Path]:
     del modified_ns  # only part of the cache's key
     found = {}
     for path in sorted(folder.glob("*.pkl")):
-        found[RawFrame(path, 0, _values(path)).inner("scene_metadata").text("initial_token")] = path
+        found[RawFrame(path, 0, scene_values(path)).inner("scene_metadata").text("initial_token")] = path
     return found
-
-
-def _values(path: Path) -> Mapping[str, Any]:
-    values = read_pickle(path, SECOND_STAGE_NAMES)
-    if not isinstance(values, dict):
-        raise LogFormatError(
-            f"{path}: expected a dict of one second-stage scene, found {describe(values)}; fetch it again"
-        )
-    return values
 
 
 def _dicts(path: Path, items: Any) -> list[dict[str, Any]]:
@@ -164,52 +181,59 @@ def _dicts(path: Path, items: Any) -> list[dict[str, Any]]:
     return list(items)
 
 
-def _stored_frame(raw: RawFrame) -> Frame:
+def parse_ego_status(raw: RawFrame) -> EgoStatus:
+    """Pose, motion and command of a frame's ego; raises a LogFormatError like all of these."""
     ego = raw.inner("ego_status")
-    cameras = raw.inner("camera_dict").values
-    lidar_path = raw.get("lidar_path")
-    return Frame(
-        token=raw.text("token"),
-        timestamp_us=raw.integer("timestamp"),
-        ego=EgoStatus(
-            pose_global=ego.floats("ego_pose", (3,)),
-            velocity_mps=parse_motion(ego, "ego_velocity", 2),
-            acceleration_mps2=parse_motion(ego, "ego_acceleration", 2),
-            command=parse_command(ego),
-        ),
-        objects=parse_boxes(raw.inner("annotations"), _ANNOTATION_KEYS),
-        traffic_lights=parse_traffic_lights(raw),
-        roadblock_ids=raw.texts("roadblock_ids"),
-        cameras=parse_cameras(RawFrame(raw.path, raw.index, _as_in_logs(cameras), f"{raw.prefix}camera_dict.")),
-        lidar_path=str(lidar_path) if isinstance(lidar_path, (str, PurePath)) and str(lidar_path) else None,
+    return EgoStatus(
+        pose_global=ego.floats("ego_pose", (3,)),
+        velocity_mps=parse_motion(ego, "ego_velocity", 2),
+        acceleration_mps2=parse_motion(ego, "ego_acceleration", 2),
+        command=parse_command(ego),
     )
 
 
-def _as_in_logs(cameras: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Cameras under upper-case names, their files as text."""
+def sweep_of(raw: RawFrame) -> str | None:
+    """Path of a frame's sweep, None without one; files have a path or a text."""
+    lidar_path = raw.get("lidar_path")
+    return str(lidar_path) if isinstance(lidar_path, (str, PurePath)) and str(lidar_path) else None
+
+
+def cameras_as_in_logs(raw: RawFrame) -> RawFrame:
+    """The dict ``camera_dict`` of a frame as logs have it: cameras under upper-case names, their files as text."""
     found: dict[Any, Any] = {}
-    for name, entry in cameras.items():
+    for name, entry in raw.inner("camera_dict").values.items():
         is_path = isinstance(entry, dict) and isinstance(entry.get("data_path"), PurePath)
         known = entry | {"data_path": str(entry["data_path"])} if is_path else entry
         found[name.upper() if isinstance(name, str) else name] = known
-    return found
+    return RawFrame(raw.path, raw.index, found, f"{raw.prefix}camera_dict.")
+
+
+def _stored_frame(raw: RawFrame) -> Frame:
+    return Frame(
+        token=raw.text("token"),
+        timestamp_us=raw.integer("timestamp"),
+        ego=parse_ego_status(raw),
+        objects=parse_boxes(raw.inner("annotations"), ANNOTATION_KEYS),
+        traffic_lights=parse_traffic_lights(raw),
+        roadblock_ids=raw.texts("roadblock_ids"),
+        cameras=parse_cameras(cameras_as_in_logs(raw)),
+        lidar_path=sweep_of(raw),
+    )
 
 
 def _future_frames(path: Path, values: Mapping[str, Any], last: Frame) -> list[Frame]:
     """One frame every half second after the last stored one."""
     whole = RawFrame(path, 0, values)
-    tracks = [] if values.get("extended_detections_tracks") is None else whole.sequence("extended_detections_tracks")
-    lights = [] if values.get("extended_traffic_light_data") is None else whole.sequence("extended_traffic_light_data")
+    tracks = [] if values.get(TRACKS_KEY) is None else whole.sequence(TRACKS_KEY)
+    lights = [] if values.get(LIGHTS_KEY) is None else whole.sequence(LIGHTS_KEY)
     return [
         Frame(
             token=f"{last.token}+{index + 1}",
             timestamp_us=last.timestamp_us + (index + 1) * _FUTURE_STEP_US,
             ego=_AT_GLOBAL_ORIGIN,
-            objects=_objects(_Place(path, f"extended_detections_tracks[{index}]"), detections),
+            objects=parse_detections(path, index, detections),
             # The evaluator knows no light where the list has ended.
-            traffic_lights=_lights(_Place(path, f"extended_traffic_light_data[{index}]"), lights[index])
-            if index < len(lights)
-            else (),
+            traffic_lights=parse_statuses(path, index, lights[index]) if index < len(lights) else (),
             roadblock_ids=last.roadblock_ids,
             cameras={},
             lidar_path=None,
@@ -218,7 +242,13 @@ def _future_frames(path: Path, values: Mapping[str, Any], last: Frame) -> list[F
     ]
 
 
-def _objects(place: _Place, detections: Any) -> Boxes:
+def parse_detections(path: Path, index: int, detections: Any) -> Boxes:
+    """An item of the list ``TRACKS_KEY``: objects in the global frame.
+
+    Raises:
+        LogFormatError: naming the item and whatever of it does not fit.
+    """
+    place = _Place(path, f"{TRACKS_KEY}[{index}]")
     if not isinstance(detections, DetectionsTracks) or not isinstance(detections.tracked_objects, TrackedObjects):
         place.fail("DetectionsTracks of TrackedObjects", describe(detections))
     items = detections.tracked_objects.tracked_objects
@@ -256,7 +286,13 @@ def _velocity(place: _Place, velocity: Any) -> tuple[float, float]:
     return place.number(velocity.x), place.number(velocity.y)
 
 
-def _lights(place: _Place, statuses: Any) -> tuple[tuple[int, bool], ...]:
+def parse_statuses(path: Path, index: int, statuses: Any) -> tuple[tuple[int, bool], ...]:
+    """An item of the list ``LIGHTS_KEY``: pairs of lane connector id and is-red.
+
+    Raises:
+        LogFormatError: naming the item and whatever of it does not fit.
+    """
+    place = _Place(path, f"{LIGHTS_KEY}[{index}]")
     if not isinstance(statuses, TrafficLightStatuses) or not isinstance(statuses.traffic_lights, (list, tuple)):
         place.fail("TrafficLightStatuses", describe(statuses))
     lights = []

@@ -8,6 +8,7 @@ from irl_vla.artifact import content_hash
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.nuplan_records import detections_of, lights_of, write_records
 from irl_vla.dataset.splits import StagePair, write_split
+from irl_vla.scene import CAMERA_NAMES
 
 from .example import CITY, LOG, ORIGIN, frame, write_example
 
@@ -27,7 +28,7 @@ def scene_dict(log=LOG, *, start=NOW, name="a", aside_m=0.0, speed=10.0, future=
     for index in range(start + LATER - 3, start + LATER + 1):
         logged = frame(index, log=log, speed=speed)
         is_current = index == start + LATER
-        token = synthetic_token(log, name) if is_current else f"{synthetic_token(log, name)[:-2]}h{index % 10}"
+        token = synthetic_token(log, name) if is_current else f"{content_hash([log, name, index])}1"
         boxes = logged.objects.boxes - np.array([0, aside_m, 0, 0, 0, 0, 0])
         camera = logged.cameras["CAM_F0"]
         frames.append(
@@ -51,7 +52,8 @@ def scene_dict(log=LOG, *, start=NOW, name="a", aside_m=0.0, speed=10.0, future=
                     "in_global_frame": True,
                 },
                 "lidar_path": None,
-                "camera_dict": {
+                "camera_dict": {name.lower(): {} for name in CAMERA_NAMES}
+                | {
                     "cam_f0": {
                         "data_path": f"{log}/CAM_F0/{token}.jpg",
                         "sensor2lidar_rotation": camera.rotation,
