@@ -22,7 +22,8 @@ _LOG_FRAME_BYTES: Final = 4_200
 _IMAGE_BYTES_A_PIXEL: Final = 0.22
 _SWEEP_BYTES: Final = 131_000
 _MAP_LAYOUT_BYTES: Final = 400_000
-_PREPARED_BYTES: Final = 90_000
+_PREPARED_BYTES: Final = 105_000
+_REAL_PREPARED_BYTES: Final = 400_000  # measured on two real drives, whose maps are denser
 _SAMPLE_REST_BYTES: Final = 130_000  # of an encoded sample: all but its images
 _BANK_ROW_BYTES: Final = 17_000
 _LABEL_BYTES: Final = 120
@@ -60,11 +61,12 @@ def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
     if experiment.generate is not None:
         root = data_root(experiment)
         found.append(Need("generate", root, world_bytes(experiment.generate), (root / MANIFEST_NAME).exists()))
+    prepared_bytes = _REAL_PREPARED_BYTES if experiment.generate is None else _PREPARED_BYTES
     names = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
     for role, count in scenes.items():
         views = 1 + experiment.views.count if role == "train" else 1
         folder = experiment.shared / "prepared" / names[role]
-        size = float(count * views * _PREPARED_BYTES)
+        size = float(count * views * prepared_bytes)
         found.append(Need(f"prepare {names[role]}", folder, size, (folder / MANIFEST_NAME).exists()))
     if len(scenes) == 3:
         found += _training(experiment, scenes)
