@@ -18,7 +18,7 @@ _IMAGE_WIDTH_PX = 640
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("token", help="of the scene, which is the token of its current frame")
+    parser.add_argument("token", help="of the scene, which is that of its current frame (either stage)")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data set")
     parser.add_argument("--maps", type=Path, metavar="ROOT", help="folder of the maps (default: ROOT/maps)")
     parser.add_argument("--splits", type=Path, metavar="ROOT", help="split files (default: ROOT/train_test_split)")

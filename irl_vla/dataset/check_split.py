@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from irl_vla.dataset.check_fields import TOKEN
+from irl_vla.dataset.check_second_frames import SECOND_TOKEN
 from irl_vla.dataset.findings import Finding, Severity
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.raw_frame import describe
@@ -22,7 +23,12 @@ from irl_vla.scene import FUTURE_FRAMES
 
 #: What makes hydra build a filter with plain lists from a mapping.
 _HYDRA_KEYS: Final = {"_target_": "navsim.common.dataclasses.SceneFilter", "_convert_": "all"}
-_SECOND_TOKEN: Final = re.compile("[0-9a-f]{17}")
+#: Second-stage scenes that the official loader picks, and those that it judges with reactive traffic or without.
+_SECOND_LISTS: Final = (
+    "synthetic_scene_tokens",
+    "reactive_synthetic_initial_tokens",
+    "non_reactive_synthetic_initial_tokens",
+)
 #: Tokens that hydra takes for numbers if they are not quoted; other readers may not.
 _NUMBER: Final = re.compile("[0-9]+e[0-9]+")
 _TOKEN_LENGTHS: Final = (16, 17)
@@ -64,6 +70,7 @@ def _check_split(dataset: Dataset, path: Path, split: Split, scenes: int) -> Ite
     yield from _hydra(filter_file, fields)
     yield from _names(filter_file, split, scenes)
     yield from _mapping(file, split)
+    yield from _filter_tokens(filter_file, fields, split)
     for item in {path: file, source: filter_file}.items():
         yield from _unquoted(*item)
 
@@ -112,7 +119,26 @@ def _mapping(file: _File, split: Split) -> Iterator[Finding]:
     first = [token for pair in split.stage_pairs for token in (pair.now, pair.previous)]
     yield from _token_form(file, MAPPING_KEY, first, TOKEN)
     second = [token for pair in split.stage_pairs for token in pair.second_tokens]
-    yield from _token_form(file, MAPPING_KEY, second, _SECOND_TOKEN)
+    yield from _token_form(file, MAPPING_KEY, second, SECOND_TOKEN)
+
+
+def _filter_tokens(file: _File, fields: Mapping[str, Any], split: Split) -> Iterator[Finding]:
+    """Lists of second-stage tokens by which the official loader picks scenes; ours reads those of the mapping."""
+    mapped = {token for pair in split.stage_pairs for token in pair.second_tokens}
+    listed: set[Any] = set()
+    for key in _SECOND_LISTS:
+        tokens = fields.get(key) or []
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            message = f"expected a list of tokens, found {describe(tokens)}"
+            yield file.finding("warning", "split.second_tokens", f"scene_filter.{key}", message)
+            continue
+        listed |= set(tokens) if key == _SECOND_LISTS[0] else set()
+        if mapped and (strange := set(tokens) - mapped):
+            message = f"expected second-stage tokens of {MAPPING_KEY}, found others, first {min(strange)[:80]!r}"
+            yield file.finding("warning", "split.second_tokens", f"scene_filter.{key}", message, len(strange))
+    if listed and (absent := mapped - listed):
+        message = f"expected all second-stage tokens of {MAPPING_KEY}, found no {min(absent)[:80]!r}"
+        yield file.finding("warning", "split.second_tokens", f"scene_filter.{_SECOND_LISTS[0]}", message, len(absent))
 
 
 def _token_form(file: _File, key: str, tokens: Sequence[str], form: re.Pattern[str]) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ def scene_sheet(
     cameras: Mapping[str, tuple[Image, Camera]],
     sweep: NDArray[np.float32] | None,
 ) -> Figure:
-    """Draws a scene's current frame.
+    """Draws a scene's current frame; a second-stage scene has no human plan, since nobody drove it.
 
     Args:
         cameras: straightened image and the calibration that goes with it, by camera name; missing ones stay out.
@@ -81,7 +81,7 @@ def _caption(scene: Scene) -> str:
     ego = scene.current.ego
     red = sum(is_red for _, is_red in scene.current.traffic_lights)
     facts = (
-        f"{scene.data_split}/{scene.log_name}  {scene.token}  {scene.kind}",
+        f"{scene.data_split}/{scene.log_name}  {scene.token}  {'second stage' if scene.is_synthetic else scene.kind}",
         f"{scene.map_name}, {math.hypot(*ego.velocity_mps):.1f} m/s, {ego.acceleration_mps2[0]:+.1f} m/s², command "
         f"{COMMAND_NAMES[ego.command]}, {len(scene.current.objects)} objects, {red} red of "
         f"{len(scene.current.traffic_lights)} lights, route of {len(scene.current.roadblock_ids)} blocks",
@@ -108,7 +108,7 @@ def _draw_map(axes: Axes, scene: Scene, map_view: MapView) -> None:
             _line(axes, _local(map_view.lane(lane_id).baseline, ego), color=colour, linewidth=width, zorder=2)
     _draw_agents(axes, scene, filled=True)
     _draw_motion(axes, scene)
-    _frame(axes, "map, route (green), agents, human plan")
+    _frame(axes, f"map, route (green), agents{', human plan' if _has_human_plan(scene) else ''}")
     seen = [name for name in _OBJECTS if name in scene.current.objects.names]
     handles = [Patch(color=_OBJECTS[name], label=name) for name in seen]
     axes.legend(handles=handles, loc="lower right", fontsize=7, framealpha=0.9)
@@ -144,7 +144,7 @@ def _draw_motion(axes: Axes, scene: Scene) -> None:
     ego = scene.current.ego.pose_global
     past = relative_to(ego, np.stack([frame.ego.pose_global for frame in scene.history]))[:, :2]
     _line(axes, past, color=_PAST_COLOUR, marker=".", linewidth=1.2, zorder=6)
-    if len(scene.future) >= FUTURE_FRAMES:
+    if _has_human_plan(scene):
         plan = np.concatenate([np.zeros((1, 2)), scene.human_plan()[:, :2]])
         _line(axes, plan, color=_HUMAN_COLOUR, marker=".", linewidth=1.6, zorder=6)
 
@@ -156,7 +156,7 @@ def _draw_camera(axes: Axes, scene: Scene, name: str | None, cameras: Mapping[st
         return
     image, camera = cameras[name]
     axes.imshow(image)
-    if len(scene.future) >= FUTURE_FRAMES:
+    if _has_human_plan(scene):
         camera_to_ego = np.eye(4)
         camera_to_ego[:3, :3], camera_to_ego[:3, 3] = camera.rotation, camera.translation_m
         pixels = project_ground(scene.human_plan(), camera.intrinsic, camera_to_ego)
@@ -164,6 +164,10 @@ def _draw_camera(axes: Axes, scene: Scene, name: str | None, cameras: Mapping[st
         axes.plot(*pixels[inside].T, color=_HUMAN_COLOUR, marker=".", linewidth=1.6)
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
     axes.set_title(f"{name}  {image.shape[1]} x {image.shape[0]}", fontsize=7)
+
+
+def _has_human_plan(scene: Scene) -> bool:
+    return len(scene.future) >= FUTURE_FRAMES and not scene.is_synthetic
 
 
 def _frame(axes: Axes, title: str) -> None:

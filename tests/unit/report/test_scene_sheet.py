@@ -6,9 +6,10 @@ from PIL import Image
 
 from irl_vla.cli import main
 from irl_vla.dataset.maps.reader import load_map
-from irl_vla.dataset.scenes import iter_scenes
+from irl_vla.dataset.scenes import iter_scenes, load_scene
 from irl_vla.report.scene_sheet import scene_sheet
-from tests.unit.dataset.example import write_example
+from tests.unit.dataset.example import LOG, write_example
+from tests.unit.dataset.second_stage_example import SPLIT, stage_pair, write_two_stage
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,23 @@ def test_human_plan_is_drawn_from_the_ego(dataset):
     np.testing.assert_allclose(plans[0][:, 1], np.arange(9) * 5.0, atol=1e-6)  # 10 m/s, half a second apart
     without = scene_sheet(replace(scene, frames=scene.history), load_map(dataset, scene.map_name), {}, None)
     assert not [line for line in without.axes[0].lines if len(line.get_xydata()) == 9]
+
+
+def test_a_second_stage_scene_is_shown_without_a_plan(tmp_path):
+    dataset = write_two_stage(tmp_path)
+    token = stage_pair(LOG).second[1][0]
+    scene = load_scene(dataset, SPLIT, token)
+    sheet = scene_sheet(scene, load_map(dataset, scene.map_name), {}, None)
+    assert f"{SPLIT}/{LOG}  {token}  second stage" in sheet.get_suptitle()
+    assert "human" not in sheet.axes[0].get_title()
+    lengths = [len(line.get_xydata()) for line in sheet.axes[0].lines]
+    assert 9 not in lengths  # nobody's plan
+    assert 4 in lengths  # where the ego came from
+    reach = max(np.abs(line.get_xydata()).max() for line in sheet.axes[0].lines)
+    assert reach < 1000.0  # nothing at the global origin
+    output = tmp_path / "scene.png"
+    assert main(["show", token, "--data", str(dataset.root), "--output", str(output)]) == 0
+    assert output.stat().st_size > 10_000
 
 
 def test_command(dataset, tmp_path):
