@@ -1,19 +1,19 @@
-"""``irl-vla render``: paints camera images and LiDAR sweeps for logs that lack them."""
+"""``irl-vla render``: paints camera images and LiDAR sweeps for logs and second-stage scenes that lack them."""
 
 import argparse
 from pathlib import Path
 
-SUMMARY = "paint camera images and LiDAR sweeps for logs that lack them"
+SUMMARY = "paint camera images and LiDAR sweeps for logs and second-stage scenes that lack them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("root", type=Path, help="data set with navsim_logs")
+    parser.add_argument("root", type=Path, help="data set with navsim_logs; second stages of its splits, too")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--output", type=Path, metavar="ROOT", help="new data set: logs with our rig, what exists linked"
     )
-    where.add_argument("--in-place", action="store_true", help="only files that the logs name and that are missing")
+    where.add_argument("--in-place", action="store_true", help="only files that are named and that are missing")
     parser.add_argument("--maps", type=Path, metavar="ROOT", help="folder of the maps (default: ROOT/maps)")
     parser.add_argument("--splits", type=Path, metavar="ROOT", help="split files (default: ROOT/train_test_split)")
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="only these splits (default: all)")
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, default=144, help="of the images in pixels (default: 144)")
     parser.add_argument("--no-lidar", action="store_true", help="paint no sweeps")
     parser.add_argument("--seed", type=int, default=0, help="of the LiDAR's noise")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, logs are spread over them")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, logs and scenes are spread over them"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,6 +50,7 @@ def _render(options: argparse.Namespace) -> None:
     from irl_vla.dataset.layout import open_dataset
     from irl_vla.dataset.spread import spread
     from irl_vla.world.config import WorldSensorConfig
+    from irl_vla.world.painted_follow_ups import begin_second_stage, paint_pair, second_stage_pairs
     from irl_vla.world.painted_logs import PaintJob, begin_output, paint_log
 
     values = {"image_width_px": options.width, "image_height_px": options.height}
@@ -57,15 +60,23 @@ def _render(options: argparse.Namespace) -> None:
     source = open_dataset(DataConfig(root=options.root, maps_root=options.maps, splits_root=options.splits))
     groups = split_groups(source, options.split)
     jobs = {folder: log_names(source, folder, [split.scene_filter for split in found]) for folder, found in groups}
+    second = {split.name: second_stage_pairs(source, split) for _, found in groups for split in found}
     if options.output is not None:
         begin_output(source, options.output, sensors, options.seed)
     start, frames, images, sweeps = time.monotonic(), 0, 0, 0
     console = Console()
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("render", total=sum(len(names) for names in jobs.values()))
+        task = bar.add_task("render", total=sum(map(len, jobs.values())) + sum(map(len, second.values())))
         for folder, names in jobs.items():
             job = PaintJob(source, folder, options.output, sensors, options.seed)
             for painted in spread(partial(paint_log, job), names, options.workers):
+                frames, images, sweeps = frames + painted.frames, images + painted.images, sweeps + painted.sweeps
+                bar.advance(task)
+        for split, pairs in second.items():
+            job = PaintJob(source, split, options.output, sensors, options.seed, is_second_stage=True)
+            if pairs:
+                begin_second_stage(job)
+            for painted in spread(partial(paint_pair, job), pairs, options.workers):
                 frames, images, sweeps = frames + painted.frames, images + painted.images, sweeps + painted.sweeps
                 bar.advance(task)
     seconds = time.monotonic() - start

@@ -8,7 +8,7 @@ the calibration that the logs give; no log is changed. What exists is never pain
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from irl_vla.artifact import content_hash, write_text
 from irl_vla.dataset.layout import Dataset, below
-from irl_vla.dataset.log import Log, read_log
+from irl_vla.dataset.log import read_log
 from irl_vla.dataset.log_writer import camera_dict, sweep_path
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.safe_pickle import write_pickle
@@ -42,22 +42,28 @@ _ASPECT: Final = 9 / 16
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """What was painted for one log: frames that got something, images and sweeps."""
+    """What was painted for one log, or a pair of its follow-up scenes: frames that got something, images and sweeps."""
 
     log_name: str
-    frames: int
-    images: int
-    sweeps: int
+    frames: int = 0
+    images: int = 0
+    sweeps: int = 0
+
+    def and_frame(self, images: int, sweeps: int) -> "Painted":
+        """With one more frame, for which so much was painted."""
+        return Painted(self.log_name, self.frames + (images + sweeps > 0), self.images + images, self.sweeps + sweeps)
 
 
 @dataclass(frozen=True, slots=True)
 class PaintJob:
-    """How a folder of logs is painted.
+    """How a folder of logs is painted, or the second stage of a split.
 
     Attributes:
+        data_split: the folder, or the split.
         target: root of the new data set; None paints in place.
         sensors: which cameras and LiDAR, and their sizes; in place the logs say which cameras and how large.
         seed: of the LiDAR's noise.
+        is_second_stage: whether ``data_split`` is a split with second-stage scenes.
     """
 
     source: Dataset
@@ -65,11 +71,19 @@ class PaintJob:
     target: Path | None
     sensors: WorldSensorConfig
     seed: int
+    is_second_stage: bool = False
 
     @property
     def blobs(self) -> Path:
         """Folder that painted files are relative to."""
-        return below((self.target or self.source.root) / "sensor_blobs", self.data_split, "data_split")
+        place = f"{self.data_split}/sensor_blobs" if self.is_second_stage else f"sensor_blobs/{self.data_split}"
+        return below(self.target or self.source.root, place, "data_split")
+
+    @property
+    def scene_folder(self) -> Path:
+        """Where the second-stage scenes that go with the painted files lie, or will."""
+        root = self.target or self.source.root
+        return below(root, f"{self.data_split}/synthetic_scene_pickles", "data_split")
 
     def log_path(self, name: str) -> Path:
         """Where the log that goes with the painted files lies, or will."""
@@ -96,11 +110,11 @@ def begin_output(source: Dataset, target: Path, sensors: WorldSensorConfig, seed
             raise CheckpointError(f"{record}: expected {values}, found {found}; choose another output folder")
     elif target.is_dir() and any(target.iterdir()):
         raise ConfigError(f"{target}: expected a new or empty folder, found other files; choose another output folder")
-    _link(source.maps_root, target / "maps")
+    link(source.maps_root, target / "maps")
     if source.splits_root.is_dir():
-        _link(source.splits_root, target / "train_test_split")
+        link(source.splits_root, target / "train_test_split")
     if (source.root / LAYOUTS_NAME).is_file():
-        _link(source.root / LAYOUTS_NAME, target / LAYOUTS_NAME)
+        link(source.root / LAYOUTS_NAME, target / LAYOUTS_NAME)
     write_text(record, json.dumps(values, indent=1))
 
 
@@ -110,25 +124,19 @@ def paint_log(job: PaintJob, name: str) -> Painted:
     Raises:
         LogFormatError: if the log breaks the format, or cannot be painted in place.
     """
+    painted = Painted(name)
     if job.target is not None and job.log_path(name).is_file():
-        return Painted(name, 0, 0, 0)
+        return painted
     annotated = not job.data_split.startswith(UNANNOTATED_PREFIX)
     log = read_log(job.source.log_folder(job.data_split) / f"{name}.pkl", annotated)
     if job.target is None:
-        _check_named_files(log)
-    painted = Painted(name, 0, 0, 0)
+        check_named_files(log.path, [log.frame(index) for index in range(len(log))])
     rows: list[dict[str, Any]] = []
     for index, raw in enumerate(log.raw):
         before = log.frame(index - 1) if index else None
         frame = log.frame(index)
-        wanted = frame if job.target is None else _equipped(job, frame, name)
-        images, sweeps = _paint_frame(job, log.map_name(index), before, frame, wanted)
-        painted = replace(
-            painted,
-            frames=painted.frames + (images + sweeps > 0),
-            images=painted.images + images,
-            sweeps=painted.sweeps + sweeps,
-        )
+        wanted = equipped(job, frame, name)
+        painted = painted.and_frame(*paint_frame(job, log.map_name(index), before, frame, wanted))
         cameras = {key: camera_dict(wanted.cameras[key]) if key in wanted.cameras else {} for key in CAMERA_NAMES}
         rows.append({**raw, "cams": cameras, "lidar_path": wanted.lidar_path})
     if job.target is not None:
@@ -136,11 +144,14 @@ def paint_log(job: PaintJob, name: str) -> Painted:
     return painted
 
 
-def _equipped(job: PaintJob, frame: Frame, log_name: str) -> Frame:
+def equipped(job: PaintJob, frame: Frame, log_name: str) -> Frame:
     """The frame with what it has linked into the target, and entries of our rig for what it has not.
 
-    Cameras that are neither there nor asked for lose their entry: it would name a file that is missing.
+    Cameras that are neither there nor asked for lose their entry: it would name a file that is missing. In place frames
+    stay as they are.
     """
+    if job.target is None:
+        return frame
     sensors = job.sensors
     rig = _rig(sensors.cameras, sensors.image_width_px, sensors.image_height_px)
     stored = {key: item for key, item in frame.cameras.items() if has_image(job.source, job.data_split, item)}
@@ -153,8 +164,12 @@ def _equipped(job: PaintJob, frame: Frame, log_name: str) -> Frame:
     return replace(frame, cameras=rig_cameras(rig, log_name, frame.token) | stored, lidar_path=lidar_path)
 
 
-def _paint_frame(job: PaintJob, city: str, before: Frame | None, frame: Frame, wanted: Frame) -> tuple[int, int]:
-    """Paints the files that ``wanted`` names and that are not there; numbers of images and sweeps."""
+def paint_frame(job: PaintJob, city: str, before: Frame | None, frame: Frame, wanted: Frame) -> tuple[int, int]:
+    """Paints the files that ``wanted`` names and that are not there; numbers of images and sweeps.
+
+    Args:
+        before: the frame half a second earlier, None for the first one; it tells who brakes.
+    """
     lost = {key: item for key, item in wanted.cameras.items() if not below(job.blobs, item.path, "data_path").exists()}
     lidar = job.sensors.lidar if wanted.lidar_path is not None else None
     path = below(job.blobs, wanted.lidar_path or "none", "lidar_path")
@@ -194,7 +209,7 @@ def _rig(names: tuple[str, ...], width_px: int, height_px: int) -> Rig:
     return default_rig(names, width_px, height_px)
 
 
-def _check_named_files(log: Log) -> None:
+def check_named_files(source: Path, frames: Sequence[Frame]) -> None:
     """In place, each frame must name files of its own, taken by cameras that the painter can imitate.
 
     Raises:
@@ -202,19 +217,18 @@ def _check_named_files(log: Log) -> None:
     """
     remedy = "paint into a new data set: --output FOLDER"
     paths: list[str] = []
-    for index in range(len(log)):
-        frame = log.frame(index)
+    for index, frame in enumerate(frames):
         for name, camera in frame.cameras.items():
             if camera.distortion.any():
                 raise LogFormatError(
-                    f"{log.path}: frame {index}: cams.{name}.distortion: expected zeros, since painted images have no "
+                    f"{source}: frame {index}: cams.{name}.distortion: expected zeros, since painted images have no "
                     f"lens distortion, found {camera.distortion.tolist()}; {remedy}"
                 )
             paths.append(camera.path)
         paths += [] if frame.lidar_path is None else [frame.lidar_path]
     if not paths or len(set(paths)) < len(paths):
         found = "none at all" if not paths else "one that frames share"
-        raise LogFormatError(f"{log.path}: expected paths of sensor files in the frames, found {found}; {remedy}")
+        raise LogFormatError(f"{source}: expected paths of sensor files in the frames, found {found}; {remedy}")
 
 
 def _braking(before: Frame | None, frame: Frame) -> frozenset[str]:
@@ -232,10 +246,10 @@ def _speeds(frame: Frame) -> Mapping[str, float]:
 
 
 def _link_sensor(job: PaintJob, relative: str) -> None:
-    _link(below(job.source.sensor_folder(job.data_split), relative, "sensor"), job.blobs / relative)
+    link(below(job.source.sensor_folder(job.data_split), relative, "sensor"), job.blobs / relative)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Makes a symbolic link unless it is there; whole or absent."""
     if target.is_symlink():
         return

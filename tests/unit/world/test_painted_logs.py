@@ -180,11 +180,12 @@ def test_real_drives_can_be_painted(tmp_path):
     assert main(["render", str(DRIVES), "--output", str(target), "--width", "64", "--height", "36"]) == 0
     painted = open_dataset(DataConfig(root=target), {})
     report = check_dataset(painted, decode=True)
-    assert list(report.maps.kinds) == ["map.column stop_polygons.lane_fids"]
+    assert set(report.maps.kinds) == {"map.column stop_polygons.lane_fids", "map.unread_layers traffic_lights"}
     assert [(folder.frames, folder.missing("CAM_F0"), folder.missing("LiDAR")) for folder in report.folders] == [
         (64, 0, 0)
     ]
-    assert [dict(folder.gathered.kinds) for folder in report.folders] == [{}]
+    (folder,) = report.folders
+    assert all(item.severity == "note" for kind in folder.gathered.kinds.values() for item in kind.examples)  # names
     scene = next(iter_scenes(painted, "mini"))
     assert build_observation(scene, painted, SensorConfig()).camera_valid.all()
     assert main(["render", str(DRIVES), "--in-place"]) == 2  # the drives name one sweep for all frames
