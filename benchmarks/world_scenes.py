@@ -8,8 +8,9 @@ Claims, on a test split of road layouts that the training split does not have:
 * Every scenario kind is at least 3 % of the scenes; the human's own NC and DAC are at least 0.97; PDM-Closed makes at
   least 95 % of the human's progress.
 
-``--select`` keeps the scenes of ``irl_vla.select.scenes`` alone. Without ``--data`` a world without sensors is
-generated first. Minutes on one core; ``--prepared`` keeps what takes longest.
+``--select`` keeps the scenes of ``irl_vla.select.scenes`` alone, which leaves out those whose human fails: NC and DAC
+of the human are 1 there by construction. Without ``--data`` a world without sensors is generated first. Minutes on one
+core; ``--prepared`` keeps what takes longest, for the same data.
 """
 
 import argparse
@@ -100,6 +101,8 @@ def read(dataset: Dataset, split: str, folder: Path) -> Scenes:
             command.append(scene.current.ego.command)
             plans.append(scene.human_plan())
     store = PreparedStore.open(folder)
+    if any(frame.token not in store for frame in frames):
+        raise SystemExit(f"{folder}: expected prepared scenes of {dataset.root}, found other ones; remove the folder")
     return Scenes(
         store,
         tuple(frames),

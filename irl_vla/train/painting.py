@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from irl_vla.artifact import MANIFEST_NAME, read_manifest
 from irl_vla.config import validated
 from irl_vla.dataset.layout import Dataset
-from irl_vla.scene import PLAN_INTERVAL_S, Camera, Frame, MapView, Scene
+from irl_vla.scene import Camera, Frame, MapView, Scene
+from irl_vla.world.brake_lamps import braking_tokens
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import MANIFEST_KIND, SCHEMA
@@ -22,8 +23,6 @@ from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.rig import Rig, default_rig
 
 _REMEDY: Final = "generate the data set again"
-#: A vehicle that slowed down faster than this since the frame before shows its brake lamps.
-_BRAKE_LIGHT_MPS2: Final = -0.7
 
 
 def world_sensors(dataset: Dataset) -> WorldSensorConfig | None:
@@ -58,7 +57,8 @@ class PaintedSensors:
         if calibration is None:
             return None
         rig = _rig(camera, self.sensors.image_width_px, self.sensors.image_height_px)
-        return paint_cameras(frame, self.map_view, rig, braking_tokens(scene))[camera], calibration
+        braking = braking_tokens(*scene.history[-2:])
+        return paint_cameras(frame, self.map_view, rig, braking)[camera], calibration
 
     def sweep(self, scene: Scene, frame: Frame) -> NDArray[np.float32] | None:
         """A sweep cast from the shifted ego."""
@@ -69,18 +69,6 @@ class PaintedSensors:
 
     def _logged_frame(self, frame: Frame) -> Frame:
         return next(logged for logged in self.logged.history if logged.token == frame.token)
-
-
-def braking_tokens(scene: Scene) -> frozenset[str]:
-    """Track tokens of objects that slowed down between the last two history frames."""
-    before, now = (_speeds(frame) for frame in scene.history[-2:])
-    limit = _BRAKE_LIGHT_MPS2 * PLAN_INTERVAL_S
-    return frozenset(token for token, speed in now.items() if speed - before.get(token, speed) < limit)
-
-
-def _speeds(frame: Frame) -> dict[str, float]:
-    objects = frame.objects
-    return dict(zip(objects.track_tokens, np.hypot(*objects.velocity_mps[:, :2].T).tolist(), strict=True))
 
 
 @lru_cache(maxsize=16)

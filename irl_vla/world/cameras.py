@@ -23,7 +23,7 @@ from irl_vla.world.rig import Mount, Rig
 Image = NDArray[np.uint8]
 
 NEAR_M: Final = 0.2
-GROUND_RANGE_M: Final = 120.0
+_GROUND_RANGE_M: Final = 120.0
 _HAZE: Final = np.array([188.0, 198.0, 208.0])
 _ZENITH: Final = np.array([96.0, 142.0, 204.0])
 _SHADOW: Final = np.array([42.0, 43.0, 47.0])
@@ -133,8 +133,8 @@ def _depth_bands(mount: Mount, horizon: int) -> tuple[tuple[tuple[int, int, int,
     Ground is foreshortened along the line of sight; the rows of far bands are oversampled to average over it.
     """
     focal, height = mount.intrinsic[1, 1], float(mount.translation_m[2])
-    depths = [min(focal / (2 * level_px_per_m(level)), GROUND_RANGE_M) for level in range(LEVELS - 1)]
-    depths.append(GROUND_RANGE_M)
+    depths = [min(focal / (2 * level_px_per_m(level)), _GROUND_RANGE_M) for level in range(LEVELS - 1)]
+    depths.append(_GROUND_RANGE_M)
     slant = float(np.hypot(1.0, mount.width / 2 / mount.intrinsic[0, 0])) + 0.05
     bands, lower = [], mount.height
     for level, depth in enumerate(depths):

@@ -225,7 +225,7 @@ def _pulling_out(stage: Stage) -> Cast:
     start = stage.beside(begin, 0.0)
     aside = stage.network.parking_slots[slot, :2] - start[:2]
     along = np.clip((np.arange(len(driver.path)) - begin - 1.0) / _PULL_OUT_M, 0.0, 1.0)
-    share = 1 - along**3 * (10 - 15 * along + 6 * along**2)
+    share = 1 - polyline.smooth_step(along)
     path = np.column_stack([driver.path[:, :2] + share[:, None] * aside, driver.path[:, 2]])
     path[1:-1, 2] = np.unwrap(np.arctan2(*(path[2:, :2] - path[:-2, :2]).T[::-1]))
     path[:, 2] += 2 * np.pi * np.round((driver.path[:, 2] - path[:, 2]) / (2 * np.pi))

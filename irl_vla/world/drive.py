@@ -9,11 +9,12 @@ import numpy as np
 import shapely
 
 from irl_vla.geometry import PACIFICA, box_corners
+from irl_vla.world.clock import RECORD_EVERY
 from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.moments import Moment
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import draw_scenario
-from irl_vla.world.traffic import RECORD_EVERY, simulate
+from irl_vla.world.traffic import simulate
 from irl_vla.world.walkers import WALKER_SIZE_M
 
 _ATTEMPTS: Final = 30

@@ -7,10 +7,10 @@ import numpy as np
 
 from irl_vla.driving.bicycle import bicycle_step, steering_for
 from irl_vla.geometry import PACIFICA, Floats, wrap_angle
+from irl_vla.world.clock import STEP_S
 from irl_vla.world.drivers import Driver
 from irl_vla.world.tracks import project
 
-_STEP_S: Final = 0.1
 #: Comfort: well inside of the history-comfort bounds (+2.40, -4.05 m/s^2 and 4.13 m/s^3).
 _HARDEST_MPS2: Final = -3.4
 _JERK_UP_MPS3: Final = 2.2
@@ -75,12 +75,12 @@ def step(path: Floats, state: ExpertState, wanted_mps2: float, generator: np.ran
     answered = noted[0]
     acceleration = _eased(state.acceleration_mps2, answered)
     steering = _steer(path, state)
-    pose, moved_speed = bicycle_step(state.pose, state.speed_mps, acceleration, steering, _STEP_S)
+    pose, moved_speed = bicycle_step(state.pose, state.speed_mps, acceleration, steering, STEP_S)
     speed = float(moved_speed)
     if speed <= 0.02 and answered <= 0.0:
         speed = acceleration = 0.0
     x, y, heading = (float(value) for value in pose)
-    decay = np.exp(-_STEP_S / _WANDER_TIME_S)
+    decay = np.exp(-STEP_S / _WANDER_TIME_S)
     wander = decay * state.wander_m + np.sqrt(1 - decay**2) * _WANDER_M * generator.normal()
     wander = float(np.clip(wander, state.wander_m - 0.02, state.wander_m + 0.02))
     along = project(path, pose, state.along_m, 4.0)
@@ -114,7 +114,7 @@ def _eased(now: float, wanted: float) -> float:
     down = _JERK_HARD_MPS3 if wanted < -3.0 else _JERK_DOWN_MPS3
     # easing off the brake may be quicker than pressing the pedal, or stops would overshoot
     up = _JERK_DOWN_MPS3 if now < -0.2 else _JERK_UP_MPS3
-    return float(np.clip(wanted, now - down * _STEP_S, now + up * _STEP_S))
+    return float(np.clip(wanted, now - down * STEP_S, now + up * STEP_S))
 
 
 def _steer(path: Floats, state: ExpertState) -> float:
@@ -126,7 +126,7 @@ def _steer(path: Floats, state: ExpertState) -> float:
     error = float(wrap_angle(state.heading - path_heading)) + _AIM_M * curvature_at(path, state.along_m + _AIM_M)
     curvature = ahead - lateral / _TRACKING_LENGTH_M**2 - 1.8 * error / _TRACKING_LENGTH_M
     wanted = float(steering_for(np.clip(curvature, -0.15, 0.15)))
-    reach = _STEERING_RATE_RADPS * _STEP_S if state.speed_mps > 0.1 else 0.0
+    reach = _STEERING_RATE_RADPS * STEP_S if state.speed_mps > 0.1 else 0.0
     return float(np.clip(wanted, state.steering_rad - reach, state.steering_rad + reach))
 
 

@@ -13,7 +13,7 @@ from irl_vla.world.road_signs import SIGN_MESHES, road_signs
 from irl_vla.world.shapes import MESHES, mesh_name
 from irl_vla.world.signal_heads import SIGNAL_MESHES, fixtures
 
-VIEW_RANGE_M: Final = 80.0
+_VIEW_RANGE_M: Final = 80.0
 _ALL_MESHES: Final = MESHES | SIGNAL_MESHES | SIGN_MESHES
 _SUN_GLOBAL: Final = np.array([0.45, 0.3, 0.84])  # unit vector towards the sun, map frame
 _AMBIENT: Final = 0.58
@@ -76,7 +76,7 @@ class _Part(NamedTuple):
 
 
 def facets_around(frame: Frame, map_view: MapView, braking: frozenset[str]) -> Facets:
-    """The facets of all objects, traffic lights and road signs within ``VIEW_RANGE_M`` of the ego.
+    """The facets of all objects, traffic lights and road signs within 80 m of the ego.
 
     Args:
         braking: track tokens of vehicles whose brake lamps are lit.
@@ -130,7 +130,7 @@ def painting_order(footprints: Floats, eye: Floats) -> NDArray[np.int64]:
 
 def _objects(objects: Boxes, braking: frozenset[str]) -> _Things:
     boxes = objects.boxes.reshape(-1, 7)
-    near = np.flatnonzero(np.hypot(boxes[:, 0], boxes[:, 1]) < VIEW_RANGE_M)
+    near = np.flatnonzero(np.hypot(boxes[:, 0], boxes[:, 1]) < _VIEW_RANGE_M)
     boxes = boxes[near]
     meshes, paints = [], []
     for index, box in zip(near, boxes, strict=True):
@@ -145,7 +145,7 @@ def _fixtures(frame: Frame, map_view: MapView) -> _Things:
     found = [*fixtures(frame.traffic_lights, map_view), *road_signs(map_view)]
     poses = np.array([[*item.position_global[:2], item.heading_global] for item in found]).reshape(-1, 3)
     poses = relative_to(frame.ego.pose_global, poses)
-    near = np.flatnonzero(np.hypot(poses[:, 0], poses[:, 1]) < VIEW_RANGE_M)
+    near = np.flatnonzero(np.hypot(poses[:, 0], poses[:, 1]) < _VIEW_RANGE_M)
     height = np.array([found[index].position_global[2] for index in near])
     bases = np.stack([poses[near, 0], poses[near, 1], height, poses[near, 2]], axis=1)
     sizes = np.array([found[index].size_m for index in near]).reshape(-1, 3)

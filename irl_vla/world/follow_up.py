@@ -13,15 +13,16 @@ from typing import Final
 import numpy as np
 import shapely
 
+from irl_vla.errors import ConfigError
 from irl_vla.geometry import PACIFICA, Floats, box_corners, relative_to
 from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, MapView
+from irl_vla.world.clock import RECORD_EVERY, STEP_S
 from irl_vla.world.config import TwoStageConfig
 from irl_vla.world.drive import Drive, keeps_clear
 from irl_vla.world.drivers import EGO
 from irl_vla.world.expert import ExpertState, step
 from irl_vla.world.moments import Moment
-from irl_vla.world.traffic import RECORD_EVERY, Pilot, simulate
-from irl_vla.world.walkers import STEP_S
+from irl_vla.world.traffic import Pilot, simulate
 
 #: Layers whose union is the drivable area of the score.
 _DRIVABLE: Final = ("ROADBLOCK", "INTERSECTION", "CARPARK_AREA")
@@ -92,13 +93,13 @@ def draw_group(
         frames: current frames of pairs; the first one that has enough follow-ups is taken.
 
     Raises:
-        RuntimeError: if none has, which would be a fault of the world.
+        ConfigError: if none has: more are asked for than the drive has room for.
     """
     for now in frames:
         found = draw_follow_ups(drive, now, config, map_view, generator)
         if len(found) >= config.pairs_min:
             return found
-    raise RuntimeError(
+    raise ConfigError(
         f"layout {drive.scenario.network.layout.name}: {drive.scenario.kind!r} drive: expected {config.pairs_min} "
         f"follow-ups behind one of the frames {list(frames)}, found fewer; lower generate.two_stage.pairs_min"
     )

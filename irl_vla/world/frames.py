@@ -7,8 +7,10 @@ from typing import Final
 import numpy as np
 
 from irl_vla.artifact import content_hash
+from irl_vla.dataset.log_writer import sweep_path
 from irl_vla.geometry import Floats, relative_to, rotate
 from irl_vla.scene import COMMAND_NAMES, Boxes, EgoStatus, Frame
+from irl_vla.world.brake_lamps import is_braking
 from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.interaction import RED
 from irl_vla.world.moments import Moment
@@ -17,10 +19,9 @@ from irl_vla.world.roads.network import red_flags
 from irl_vla.world.walkers import WALKER_SIZE_M
 
 #: NAVSIM's rule for driving commands: lateral offset of the route this far ahead.
-COMMAND_AHEAD_M: Final = 20.0
-COMMAND_LATERAL_M: Final = 2.0
+_COMMAND_AHEAD_M: Final = 20.0
+_COMMAND_LATERAL_M: Final = 2.0
 _INTERVAL_US: Final = 500_000
-_BRAKE_LIGHT_MPS2: Final = -0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +72,25 @@ def make_frames(
                 traffic_lights=red_flags(scenario.network, red),
                 roadblock_ids=scenario.route.block_ids,
                 cameras={} if rig is None else rig_cameras(rig, stamp.log_name, token),
-                lidar_path=f"{stamp.log_name}/MergedPointCloud/{token}.pcd" if has_lidar else None,
+                lidar_path=sweep_path(stamp.log_name, token) if has_lidar else None,
             )
         )
     return frames
 
 
-def braking_tokens(moment: Moment, stamp: LogStamp) -> frozenset[str]:
+def lit_tokens(moment: Moment, stamp: LogStamp) -> frozenset[str]:
     """Track tokens of the vehicles whose brake lights are on."""
-    braking = np.flatnonzero(moment.accelerations < _BRAKE_LIGHT_MPS2)
+    braking = np.flatnonzero(is_braking(moment.accelerations))
     return frozenset(_token(stamp, "driver", int(index)) for index in braking if index != EGO)
 
 
 def driving_command(path: Floats, along_m: float, pose: Floats) -> int:
     """Index into ``COMMAND_NAMES`` from the route (V, 3), 1 m apart, 20 m ahead of the rear axle pose (3,)."""
-    ahead = path[int(np.clip(round(along_m + COMMAND_AHEAD_M), 0, len(path) - 1))]
+    ahead = path[int(np.clip(round(along_m + _COMMAND_AHEAD_M), 0, len(path) - 1))]
     lateral = relative_to(pose, ahead)[1]
-    if lateral > COMMAND_LATERAL_M:
+    if lateral > _COMMAND_LATERAL_M:
         return COMMAND_NAMES.index("left")
-    return COMMAND_NAMES.index("right" if lateral < -COMMAND_LATERAL_M else "straight")
+    return COMMAND_NAMES.index("right" if lateral < -_COMMAND_LATERAL_M else "straight")
 
 
 def _ego_status(moment: Moment) -> EgoStatus:

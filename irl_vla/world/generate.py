@@ -29,7 +29,7 @@ from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
 from irl_vla.world.drive import drive, repeatable_drive
 from irl_vla.world.follow_up import draw_group, preferred_frames
-from irl_vla.world.frames import LogStamp, braking_tokens, make_frames
+from irl_vla.world.frames import LogStamp, lit_tokens, make_frames
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.plan import (
     FOLLOWED_SPLIT,
@@ -56,7 +56,7 @@ from irl_vla.world.second_stage_files import (
 )
 
 MANIFEST_KIND: Final = "world"
-SECOND_STAGE_KIND: Final = "second_stage"
+_SECOND_STAGE_KIND: Final = "second_stage"
 SCHEMA: Final = 1
 #: Written first: what the unfinished folder is going to be.
 BEGUN_NAME: Final = "generation.json"
@@ -101,7 +101,7 @@ def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, world: str)
     """Writes every missing group of follow-up scenes, then what lists them, then their manifest."""
     folder = root / SECOND_STAGE
     values = config.model_dump(mode="json", include={"two_stage"})
-    manifest = Manifest(SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": world}, extra={})
+    manifest = Manifest(_SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": world}, extra={})
     if _is_finished(folder, manifest):
         _log.info("%s: already generated", folder)
         return
@@ -123,7 +123,7 @@ def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> s
     frames = make_frames(scenario, moments, stamp, range_m=config.object_range_m, rig=rig, has_lidar=has_lidar)
     if config.sensors is not None:
         sensors = _SensorFiles(root / "sensor_blobs" / plan.layout.split, config.sensors, rig, _map_of(root, plan))
-        sensors.write(frames, [braking_tokens(moment, stamp) for moment in moments], generator)
+        sensors.write(frames, [lit_tokens(moment, stamp) for moment in moments], generator)
     write_log(_log_path(config, root, plan), frames, _meta(config, plan))
     return stamp.log_name
 
@@ -152,7 +152,7 @@ def generate_group(config: WorldConfig, root: Path, seed: int, plan: GroupPlan) 
         if config.sensors is not None:
             seen = item.moments[item.now - SEEN_FRAMES + 1 : item.now + 1]
             sensors = _SensorFiles(folder / "sensor_blobs", config.sensors, rig, map_view)
-            sensors.write(pair.frames[:SEEN_FRAMES], [braking_tokens(moment, stamp) for moment in seen], generator)
+            sensors.write(pair.frames[:SEEN_FRAMES], [lit_tokens(moment, stamp) for moment in seen], generator)
         write_pair(folder, pair, origin)
         pairs.append(pair)
     write_group_record(_group_path(config, root, plan), origin, pairs)

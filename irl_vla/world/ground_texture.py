@@ -45,7 +45,7 @@ _GRAIN: Final = np.array([13.0, 6.0, 6.0, 5.0, 4.5, 5.0, 5.0], dtype=np.float32)
 #: Materials that stand a curb's height above the road.
 RAISED: Final = (Material.GRASS, Material.WALKWAY, Material.CURB)
 
-FINEST_PX_PER_M: Final = 16.0
+_FINEST_PX_PER_M: Final = 16.0
 LEVELS: Final = 4
 _TILE_PX: Final = 512
 _OVERSAMPLING: Final = 2
@@ -168,7 +168,7 @@ def ground_of(map_view: MapView) -> Ground:
 
 def level_px_per_m(level: int) -> float:
     """Texels a metre of a level; each level halves the one before."""
-    return float(FINEST_PX_PER_M / 2**level)
+    return float(_FINEST_PX_PER_M / 2**level)
 
 
 class _Canvas:

@@ -14,6 +14,8 @@ Ints = NDArray[np.int64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 GREEN, CLEARANCE, RED = 0, 1, 2
+#: Gap to nobody.
+FAR_M: Final = 1e6
 #: Drivers look this far along their path.
 SIGHT_M: Final = 80.0
 #: Sideways air that a driver wants to anything on the path.
@@ -26,6 +28,26 @@ _HARDEST_STOP_MPS2: Final = 4.0
 _BEFORE_S: Final = 1.6  # pass in front of others only with this much time to spare
 _BEHIND_S: Final = 0.6
 _AHEAD_S: Final = 2.5  # who is this much earlier goes before somebody who is already in the junction
+_DECIDE_MPS2: Final = 2.0  # who is faster watches the junction from where this braking stops in time
+_DECIDE_AIR_M: Final = 15.0
+#: Two who merge: earliest arrival behind the other, the longest time that counts as leaving the meeting point, and the
+#: times to spare before the other and behind it.
+_FOLLOW_S: Final = 1.2
+_MEETING_S: Final = 2.0
+_MERGE_BEFORE_S: Final = 1.5
+_MERGE_BEHIND_S: Final = 2.0
+_LEAVING_MPS: Final = 3.0  # who is slower is taken to leave the junction with this
+#: Passing others: how often their way is looked at, and the room to them along and across.
+_LOOK_EVERY_S: Final = 0.4
+_ROOM_AHEAD_M: Final = 2.0
+_ROOM_AHEAD_S: Final = 0.6
+_ROOM_ASIDE_M: Final = 0.45
+_SAME_WAY: Final = 0.5  # cosine between headings
+_SAME_LANE_M: Final = 2.0
+_WELL_AHEAD_M: Final = 12.0
+_CORNER_M: Final = 8.0  # furthest that corners lie from the centre of anything
+_BESIDE_END_M: Final = 1.5  # points further before or behind the vertices looked at lie before or behind the window
+_COARSE: Final = 4  # every so many vertices of a path are looked at first
 
 
 def compiled(function: _Function) -> _Function:
@@ -57,7 +79,7 @@ class Obstacles(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """What is before and behind a place on a lane: indices (-1 for nobody), bumper gaps (1e6 if free), speeds there.
+    """What is before and behind a place on a lane: indices (-1 for nobody), bumper gaps (far if free), speeds there.
 
     ``beside`` is True if somebody is level with the place.
     """
@@ -136,12 +158,12 @@ def find_leaders(drivers: PathDrivers, obstacles: Obstacles, reach: float) -> tu
     """Nearest object on each vehicle's path, at most ``reach`` metres ahead.
 
     Returns:
-        (N,) gap from bumper to object in metres (1e6 if free) and (N,) speed of the object along the path.
+        (N,) gap from bumper to object in metres (``FAR_M`` if free) and (N,) speed of the object along the path.
     """
     paths, counts, fronts, half_widths = drivers
     corners, poses, speeds = obstacles
     count = len(paths)
-    gaps = np.full(count, 1e6)
+    gaps = np.full(count, FAR_M)
     leader_speeds = np.zeros(count)
     for i in range(count):
         if fronts[i] < 0:
@@ -153,16 +175,16 @@ def find_leaders(drivers: PathDrivers, obstacles: Obstacles, reach: float) -> tu
                 continue
             dx = poses[j, 0] - poses[i, 0]
             dy = poses[j, 1] - poses[i, 1]
-            if dx * dx + dy * dy > (reach + 8.0) ** 2:
+            if dx * dx + dy * dy > (reach + _CORNER_M) ** 2:
                 continue
-            nearest = 1e6
+            nearest = FAR_M
             where = 0
             for corner in range(5):
                 along, lateral, vertex = _project(paths[i], first, last, corners[j, corner, 0], corners[j, corner, 1])
                 if along >= fronts[i] and abs(lateral) < half_widths[i] + _SIDE_AIR_M and along < nearest:
                     nearest = along
                     where = vertex
-            if nearest < 1e6 and nearest - fronts[i] < gaps[i]:
+            if nearest < FAR_M and nearest - fronts[i] < gaps[i]:
                 gaps[i] = nearest - fronts[i]
                 leader_speeds[i] = max(0.0, speeds[j] * np.cos(poses[j, 2] - paths[i, where, 2]))
     return gaps, leader_speeds
@@ -175,13 +197,13 @@ def lane_neighbours(place: Passage, obstacles: Obstacles, own: int) -> Neighbour
     last = min(int(place.along + SIGHT_M), place.size - 1)
     x, y = place.path[min(int(place.along), place.size - 1), :2]
     ahead, behind = -1, -1
-    ahead_gap, behind_gap = 1e6, 1e6
+    ahead_gap, behind_gap = FAR_M, FAR_M
     ahead_speed, behind_speed = 0.0, 0.0
     beside = False
     for j in range(len(obstacles.poses)):
         if j == own or (obstacles.poses[j, 0] - x) ** 2 + (obstacles.poses[j, 1] - y) ** 2 > SIGHT_M**2:
             continue
-        low, high, where = 1e6, -1e6, 0
+        low, high, where = FAR_M, -FAR_M, 0
         for corner in range(5):
             px, py = obstacles.corners[j, corner]
             along, lateral, vertex = _project(place.path, first, last, px, py)
@@ -214,14 +236,14 @@ def is_free(passage: Passage, movers: Movers, own: int) -> bool:
             continue
         forward = dx * np.cos(start[2]) + dy * np.sin(start[2])
         aside = abs(dy * np.cos(start[2]) - dx * np.sin(start[2]))
-        same_way = np.cos(at[2] - start[2]) > 0.5
-        if same_way and aside < 2.0:  # before or behind in the same lane
+        same_way = np.cos(at[2] - start[2]) > _SAME_WAY
+        if same_way and aside < _SAME_LANE_M:  # before or behind in the same lane
             continue
-        if same_way and forward > 12.0 and movers.speeds[j] >= passage.speed:
+        if same_way and forward > _WELL_AHEAD_M and movers.speeds[j] >= passage.speed:
             continue
-        steps = int(passage.horizon_s / 0.4) + 1
+        steps = int(passage.horizon_s / _LOOK_EVERY_S) + 1
         for step in range(steps):
-            time = 0.4 * step
+            time = _LOOK_EVERY_S * step
             mine = min(int(passage.along + passage.speed * time), passage.size - 1)
             its = min(max(int(movers.along[j] + movers.speeds[j] * time), 0), movers.counts[j] - 1)
             heading = passage.path[mine, 2]
@@ -229,8 +251,8 @@ def is_free(passage: Passage, movers: Movers, own: int) -> bool:
             dy = movers.paths[j, its, 1] - passage.path[mine, 1]
             long = abs(dx * np.cos(heading) + dy * np.sin(heading))
             side = abs(dy * np.cos(heading) - dx * np.sin(heading))
-            reach = passage.half_length + movers.lengths[j] / 2 + 2.0 + 0.6 * movers.speeds[j]
-            if long < reach and side < passage.half_width + movers.widths[j] / 2 + 0.45:
+            reach = passage.half_length + movers.lengths[j] / 2 + _ROOM_AHEAD_M + _ROOM_AHEAD_S * movers.speeds[j]
+            if long < reach and side < passage.half_width + movers.widths[j] / 2 + _ROOM_ASIDE_M:
                 return False
     return True
 
@@ -240,12 +262,12 @@ def _project(path: Floats, first: int, last: int, x: float, y: float) -> tuple[f
     """Arc length, lateral offset and nearest vertex of a point; arc length -1 if it lies before or after the window."""
     best = 1e12
     vertex = first
-    for k in range(first, last + 1, 4):
+    for k in range(first, last + 1, _COARSE):
         distance = (path[k, 0] - x) ** 2 + (path[k, 1] - y) ** 2
         if distance < best:
             best = distance
             vertex = k
-    for k in range(max(first, vertex - 3), min(last, vertex + 3) + 1):
+    for k in range(max(first, vertex - _COARSE + 1), min(last, vertex + _COARSE - 1) + 1):
         distance = (path[k, 0] - x) ** 2 + (path[k, 1] - y) ** 2
         if distance < best:
             best = distance
@@ -255,8 +277,8 @@ def _project(path: Floats, first: int, last: int, x: float, y: float) -> tuple[f
     dx = x - path[vertex, 0]
     dy = y - path[vertex, 1]
     forward = dx * cos + dy * sin
-    if abs(forward) > 1.5:
-        return -1.0, 1e6, vertex
+    if abs(forward) > _BESIDE_END_M:
+        return -1.0, FAR_M, vertex
     return vertex + forward, dy * cos - dx * sin, vertex
 
 
@@ -268,7 +290,11 @@ def must_wait(traffic: JunctionTraffic, rules: JunctionRules) -> Bools:
     for i in range(count):
         m = traffic.movements[i]
         distance = traffic.to_line[i]
-        if m < 0 or distance <= 0.0 or distance > max(_DECIDE_M, traffic.speeds[i] ** 2 / 4.0 + 15.0):
+        if (
+            m < 0
+            or distance <= 0.0
+            or distance > max(_DECIDE_M, traffic.speeds[i] ** 2 / (2 * _DECIDE_MPS2) + _DECIDE_AIR_M)
+        ):
             continue
         stopping = traffic.speeds[i] ** 2 / (2 * max(distance, 0.1))
         if stopping > _HARDEST_STOP_MPS2:
@@ -320,10 +346,12 @@ def _in_the_way(i: int, j: int, traffic: JunctionTraffic, rules: JunctionRules) 
     leave = _travel_time(to_line[i] + mine[1] + lengths[i], speeds[i], turn_speeds[i])
     its_arrival = _travel_time(to_line[j] + its[0], speeds[j], turn_speeds[j])
     if rules.merging[m, n] and inside:  # follow into the lane
-        return bool(arrive < its_arrival + 1.2 and its_arrival < arrive + _AHEAD_S)
+        return bool(arrive < its_arrival + _FOLLOW_S and its_arrival < arrive + _AHEAD_S)
     if rules.merging[m, n]:
-        return bool(min(leave, arrive + 2.0) + 1.5 > its_arrival and arrive < its_arrival + 2.0)
-    its_leave = (to_line[j] + its[1] + lengths[j]) / max(speeds[j], 3.0)
+        return bool(
+            min(leave, arrive + _MEETING_S) + _MERGE_BEFORE_S > its_arrival and arrive < its_arrival + _MERGE_BEHIND_S
+        )
+    its_leave = (to_line[j] + its[1] + lengths[j]) / max(speeds[j], _LEAVING_MPS)
     return bool(arrive < its_leave + _BEHIND_S and (inside or leave + _BEFORE_S > its_arrival))
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from irl_vla.driving.idm import IdmParameters, idm_acceleration
 from irl_vla.geometry import Floats
+from irl_vla.world.clock import STEP_S
 from irl_vla.world.drivers import EGO, DriverStyle, Scenario
-from irl_vla.world.interaction import Bools, Movers, Neighbours, Obstacles, Passage, is_free, lane_neighbours
+from irl_vla.world.interaction import FAR_M, Bools, Movers, Neighbours, Obstacles, Passage, is_free, lane_neighbours
 from irl_vla.world.tracks import (
     MOST_NUDGE_M,
     Detour,
@@ -31,7 +32,7 @@ from irl_vla.world.tracks import (
 #: Index of a merge's ramp among its arms.
 RAMP: Final = 2
 #: Drivers who cannot pass wait this far before what blocks them, to have room to steer around it.
-HOLD_M: Final = 9.0
+_HOLD_M: Final = 9.0
 
 _SAFE_MPS2: Final = -2.4  # a change may make nobody brake harder
 _SAFE_FOR_EGO_MPS2: Final = -1.6
@@ -41,7 +42,6 @@ _CLEAR_OF_JUNCTION_M: Final = 45.0
 _SIGHT_S: Final = 5.0
 _CREEP_MPS: Final = 4.0
 _CYCLIST_AIR_M: Final = 0.95
-_STEP_S: Final = 0.1
 #: Vehicles beside an acceleration lane, and those on it, let each other in with no more than this.
 _COURTESY_MPS2: Final = -1.4
 _ABREAST_M: Final = 45.0  # so far before or behind somebody on the ramp matters
@@ -89,12 +89,12 @@ def reconsider(scenario: Scenario, tracks: Tracks, now: Situation, *, ego_decide
 
 
 def hold_gaps(tracks: Tracks, fronts: Floats) -> Floats:
-    """(N,) distance from front bumper to where a driver waits before an obstacle; 1e6 without one ahead."""
-    gaps = np.full(len(fronts), 1e6)
+    """(N,) distance from front bumper to where a driver waits before an obstacle; ``FAR_M`` without one ahead."""
+    gaps = np.full(len(fronts), FAR_M)
     for index, detours in enumerate(tracks.detours):
         ahead = [item.from_m - fronts[index] for item in detours if item.from_m > fronts[index]]
         if ahead:
-            gaps[index] = ahead[0] - HOLD_M if ahead[0] > HOLD_M - 2.0 else ahead[0] - 1.5
+            gaps[index] = ahead[0] - _HOLD_M if ahead[0] > _HOLD_M - 2.0 else ahead[0] - 1.5
     return gaps
 
 
@@ -152,7 +152,7 @@ def neighbour_lanes(scenario: Scenario, driver: int, movement: int, along_m: flo
 
 
 def _wishes(scenario: Scenario, tracks: Tracks, now: Situation) -> Iterator[Change]:
-    tick = round(now.time_s / _STEP_S)
+    tick = round(now.time_s / STEP_S)
     bicycles = np.array([driver.name == "bicycle" for driver in scenario.drivers]) & now.present
     for index in np.flatnonzero(now.present):
         driver = scenario.drivers[index]

@@ -32,6 +32,11 @@ class State:
     walked: Floats
     ego: ExpertState
 
+    @property
+    def ego_path(self) -> Floats:
+        """(V, 3) the path that the ego follows now, in the map's frame."""
+        return self.tracks.paths[EGO, : self.tracks.counts[EGO]]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
@@ -59,6 +64,5 @@ class Moment:
 
     @property
     def ego_path(self) -> Floats:
-        """(V, 3) the path that the ego follows now."""
-        tracks = self.state.tracks
-        return tracks.paths[EGO, : tracks.counts[EGO]]
+        """(V, 3) the path that the ego follows now, in the map's frame."""
+        return self.state.ego_path

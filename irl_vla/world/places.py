@@ -8,18 +8,18 @@ import numpy as np
 
 from irl_vla.geometry import PACIFICA, Floats
 from irl_vla.world.drivers import Driver, DriverStyle, ego_size, path_curvature, speed_caps
-from irl_vla.world.roads.network import Network, Route
+from irl_vla.world.roads.network import Network, Route, kerb_side
 from irl_vla.world.tracks import lane_paths, project
 
 #: Drives may last this long before they come near the end of a route.
-LONGEST_DRIVE_S: Final = 16.0
+_LONGEST_DRIVE_S: Final = 16.0
 WARM_UP_S: Final = 2.0
 #: A bend is worth the name from this curvature on.
 CURVE_PER_M: Final = 1 / 90
 #: Kinds that start on the arm towards the junction, a given time away from its stop line.
-APPROACHES: Final = ("red_light", "green_light", "turn_left", "turn_right", "crossing", "stop_sign", "roundabout")
+_APPROACHES: Final = ("red_light", "green_light", "turn_left", "turn_right", "crossing", "stop_sign", "roundabout")
 #: Kinds in which lanes become one.
-MERGES: Final = ("lane_drop", "merge")
+_MERGES: Final = ("lane_drop", "merge")
 #: Kinds whose event lies at a place beside the junction.
 EVENTS: Final = ("jaywalker", "occlusion", "parked", "double_parked", "construction", "cyclist")
 
@@ -50,15 +50,10 @@ class Place:
     event_m: float = -1.0
 
 
-def kerb_side(network: Network) -> float:
-    """Side of a lane on which the kerb is: 1 left, -1 right."""
-    return 1.0 if network.layout.keeps_left else -1.0
-
-
 def room_m(network: Network, movement: int) -> float:
     """Last arc length to start at: a policy that looks 4 s ahead must not see the end of the world at the end."""
     lane = lane_paths(network)[movement]
-    return max(float(len(lane.path) - lane.limits_mps.max() * (WARM_UP_S + LONGEST_DRIVE_S + 5.0)), 6.0)
+    return max(float(len(lane.path) - lane.limits_mps.max() * (WARM_UP_S + _LONGEST_DRIVE_S + 5.0)), 6.0)
 
 
 @lru_cache(maxsize=512)
@@ -107,10 +102,10 @@ def draw_place(network: Network, kind: str, route: Route, style: DriverStyle, ge
     move = network.movements[route.movement]
     into, out = network.layout.arms[move.from_arm], network.layout.arms[move.to_arm]
     event = -1.0
-    if kind in MERGES:
+    if kind in _MERGES:
         to_line = generator.uniform(20.0, 60.0) + 4.0 * float(lane.limits_mps[int(enter) - 5]) + into.auxiliary_m
         start = enter - to_line - PACIFICA.front_length
-    elif kind in APPROACHES:
+    elif kind in _APPROACHES:
         start = _before(caps, enter - PACIFICA.front_length, generator.uniform(*_TO_LINE_S.get(kind, (0.8, 2.8))))
     elif kind in EVENTS:
         event = _event(network, kind, route.movement, generator)

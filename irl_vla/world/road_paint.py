@@ -12,6 +12,7 @@ import shapely
 
 from irl_vla.geometry import Floats
 from irl_vla.scene import Lane, MapView
+from irl_vla.world.roads import polyline
 
 _DASH_M: Final = 3.0
 _GAP_M: Final = 5.0
@@ -50,7 +51,7 @@ def lane_markings(map_view: MapView, lane: Lane) -> tuple[Marking, ...]:
 
 def dashes(line: Floats) -> tuple[Floats, ...]:
     """Cuts a polyline (V, 2) into (2, 2) dashes that start at its first vertex."""
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1))])
+    along = polyline.lengths(line[:, :2])
     starts = np.arange(0.0, along[-1], _DASH_M + _GAP_M)
     ends = np.minimum(starts + _DASH_M, along[-1])
     stations = np.stack([starts, ends], axis=1)

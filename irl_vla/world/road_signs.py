@@ -13,7 +13,7 @@ from irl_vla.world.roads.layout import KERB_MARGIN_M, LEFT_HAND_CITIES
 from irl_vla.world.shapes import Face, Point, Rgb, block, disc, mesh
 from irl_vla.world.signal_heads import Fixture
 
-SIGN_SIZE_M: Final = (0.2, 1.2, 3.2)
+_SIGN_SIZE_M: Final = (0.2, 1.2, 3.2)
 _BESIDE_KERB_M: Final = 0.6
 _MESHES: Final = {STOP_KINDS.index("stop_sign"): "stop_sign", STOP_KINDS.index("yield"): "yield_sign"}
 _RED: Final = (196, 30, 36)
@@ -47,7 +47,7 @@ def _sign(map_view: MapView, area: Area) -> Fixture | None:
         return None
     outward = rotate(np.array([0.0, side]), heading)
     foot = max(edges, key=lambda edge: float(edge @ outward)) + (KERB_MARGIN_M + _BESIDE_KERB_M) * outward
-    return Fixture(_MESHES[area.kind], np.array([*foot, 0.0]), heading, SIGN_SIZE_M)
+    return Fixture(_MESHES[area.kind], np.array([*foot, 0.0]), heading, _SIGN_SIZE_M)
 
 
 def _edge(lane: Lane, side: float) -> Floats | None:
@@ -66,7 +66,7 @@ def _triangle(half_width: float, low: float, high: float, x: float, colour: Rgb)
 
 
 _POST: Final = block((-0.25, 0.25), (-0.04, 0.04), (0.0, 0.7), _STEEL)
-_OCTAGON: Final = (0.5, 0.5 * SIGN_SIZE_M[1] / SIGN_SIZE_M[2])
+_OCTAGON: Final = (0.5, 0.5 * _SIGN_SIZE_M[1] / _SIGN_SIZE_M[2])
 SIGN_MESHES: Final = {
     "stop_sign": mesh(
         [

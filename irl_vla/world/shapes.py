@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats
 
-MAX_CORNERS: Final = 8
+_MAX_CORNERS: Final = 8
 
 Point = tuple[float, float, float]
 Rgb = tuple[int, int, int]
@@ -122,7 +122,7 @@ def disc(centre: Point, radii: tuple[float, float], axis: str, colour: Rgb, lit:
 
 def mesh(faces: Sequence[Face]) -> Mesh:
     """Packs faces into arrays."""
-    corners = [(*face.corners, *[face.corners[-1]] * (MAX_CORNERS - len(face.corners))) for face in faces]
+    corners = [(*face.corners, *[face.corners[-1]] * (_MAX_CORNERS - len(face.corners))) for face in faces]
     return Mesh(
         corners=np.array(corners, np.float64),
         counts=np.array([len(face.corners) for face in faces]),

@@ -17,7 +17,7 @@ from irl_vla.scene import Lane, MapView
 from irl_vla.world.roads.layout import LEFT_HAND_CITIES
 from irl_vla.world.shapes import Face, Mesh, block, disc, mesh
 
-LAMP_DIAMETER_M: Final = 0.9
+_LAMP_DIAMETER_M: Final = 0.9
 HEAD_SIZE_M: Final = (0.4, 1.1, 2.9)  # length, width, height
 _HANGING_BOTTOM_M: Final = 3.0
 _POST_BOTTOM_M: Final = 2.0
@@ -134,7 +134,7 @@ def _half_width(map_view: MapView, lane_id: str, start: Floats, side: float) -> 
 def _head(lit_lamp: int, colour: tuple[int, int, int]) -> Mesh:
     """A housing with red, amber and green lamps that look back at the traffic (-x)."""
     _, width, height = HEAD_SIZE_M
-    radii = (LAMP_DIAMETER_M / 2 / width, LAMP_DIAMETER_M / 2 / height)
+    radii = (_LAMP_DIAMETER_M / 2 / width, _LAMP_DIAMETER_M / 2 / height)
     faces: list[Face] = block((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), _HOUSING)
     for lamp, z in enumerate((0.835, 0.5, 0.165)):
         lit = lamp == lit_lamp

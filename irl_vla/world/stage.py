@@ -6,9 +6,9 @@ import numpy as np
 
 from irl_vla.geometry import PACIFICA, Floats
 from irl_vla.world.drivers import Driver, SignalPlan, Still, Walker
-from irl_vla.world.places import Place, kerb_side
+from irl_vla.world.places import Place
 from irl_vla.world.roads import polyline
-from irl_vla.world.roads.network import Network, kerb_lane
+from irl_vla.world.roads.network import Network, kerb_lane, kerb_side
 
 
 class Cast(NamedTuple):

@@ -10,23 +10,18 @@ from irl_vla.geometry import Floats
 from irl_vla.world.drivers import EGO, Driver, DriverStyle, SignalPlan, SlowDown, Still, Stroller, speed_caps
 from irl_vla.world.interaction import GREEN
 from irl_vla.world.roads import polyline
+from irl_vla.world.roads.furniture import THING_SIZES_M
 from irl_vla.world.roads.layout import KERB_MARGIN_M
-from irl_vla.world.roads.network import Network, kerb_lane
+from irl_vla.world.roads.network import Network, kerb_lane, kerb_side
 from irl_vla.world.tracks import LanePaths, lane_paths
+from irl_vla.world.walkers import WALKER_SIZE_M
 
 _NEAR_M: Final = 140.0  # traffic is put this close to where the ego may drive
 _EGO_DRIVE_S: Final = 14.0
 _CLEAR_OF_SITE_M: Final = 9.0
 _CAR: Final = (4.7, 1.9, 1.6)
 _TRUCK: Final = (8.2, 2.4, 3.1)
-_PEDESTRIAN: Final = (0.6, 0.6, 1.75)
 _BICYCLE: Final = (1.8, 0.6, 1.7)
-_CLUTTER: Final = {
-    "traffic_cone": (0.4, 0.4, 0.8),
-    "barrier": (1.8, 0.5, 1.0),
-    "czone_sign": (0.6, 0.6, 1.6),
-    "generic_object": (0.9, 0.9, 1.1),
-}
 
 
 def driver_on(
@@ -71,11 +66,10 @@ def cyclist_on(network: Network, movement: int, centre_m: float, generator: np.r
     """Somebody who cycles near the kerb."""
     move = network.movements[movement]
     width = network.layout.arms[move.to_arm].lane_width_m
-    kerb = 1.0 if network.layout.keeps_left else -1.0
     rider = driver_on(network, movement, centre_m, 9.0, generator, speed_mps_max=float(generator.uniform(3.2, 5.5)))
     aside = width / 2 - float(generator.uniform(0.35, 0.65))
     path = rider.path.copy()
-    path[:, :2] = polyline.offset(rider.path, kerb * aside)
+    path[:, :2] = polyline.offset(rider.path, kerb_side(network) * aside)
     style = replace(rider.style, impatience_mps2=np.inf, acceleration_mps2=1.0, gap_m=1.5)
     return replace(rider, path=path, size_m=_BICYCLE, style=style, name="bicycle")
 
@@ -125,7 +119,7 @@ def draw_strollers(network: Network, generator: np.random.Generator) -> tuple[St
             walked = line if generator.random() < 0.5 else line[::-1]
             shifted = _shifted(walked, float(generator.uniform(-0.8, 0.8)))
             start = float(generator.uniform(5.0, 0.8 * polyline.lengths(shifted)[-1]))
-            strollers.append(Stroller("pedestrian", shifted, start, float(generator.uniform(0.0, 1.6)), _PEDESTRIAN))
+            strollers.append(Stroller("pedestrian", shifted, start, float(generator.uniform(0.0, 1.6)), WALKER_SIZE_M))
     for arm in network.layout.arms:
         is_plain = arm.lanes_out > 0 and not arm.is_fast and arm.bay_m is None and arm.closure is None
         if is_plain and not arm.parking[1] and generator.random() < 0.4:
@@ -150,14 +144,14 @@ def draw_still(
         if wanted and not np.any(np.linalg.norm(keep_free - slot[:2], axis=1) < 0.5 * parked.size_m[0] + 0.9):
             items.append(parked)
     for line in network.sidewalks:
-        name = str(generator.choice(list(_CLUTTER)))
+        name = str(generator.choice(list(THING_SIZES_M)))
         along = polyline.lengths(line)
         count = int(generator.integers(0, 5))
         start = float(generator.uniform(20.0, along[-1] - 40.0))
         beside = _shifted(line, 0.6)
         places = polyline.at(beside, along, start + 2.5 * np.arange(count, dtype=np.float64))
         heading = float(np.interp(start, along, polyline.headings(line)))
-        items += [Still(name, np.array([*place, heading]), _CLUTTER[name]) for place in places]
+        items += [Still(name, np.array([*place, heading]), THING_SIZES_M[name]) for place in places]
     return tuple(items)
 
 
@@ -177,13 +171,13 @@ def parked_vehicle(slot: Floats, generator: np.random.Generator, *, tall: bool) 
 
 def cones(places: Floats) -> list[Still]:
     """Traffic cones at (K, 3) poses."""
-    return [Still("traffic_cone", pose, _CLUTTER["traffic_cone"]) for pose in places]
+    return [Still("traffic_cone", pose, THING_SIZES_M["traffic_cone"]) for pose in places]
 
 
 def works(pose: Floats, generator: np.random.Generator) -> Still:
     """A barrier or a sign of a construction site."""
     name = "barrier" if generator.random() < 0.6 else "czone_sign"
-    return Still(name, pose, _CLUTTER[name])
+    return Still(name, pose, THING_SIZES_M[name])
 
 
 def _vehicle_size(generator: np.random.Generator) -> tuple[float, float, float]:

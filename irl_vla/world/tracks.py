@@ -138,7 +138,7 @@ def blended(path: Floats, along_m: float, goal: Floats, goal_along_m: float, len
     first = int(np.floor(goal_along_m))
     here = np.arange(first, min(first + int(np.ceil(length_m)) + 1, len(goal)))
     share = np.clip((here - goal_along_m) / length_m, 0.0, 1.0)
-    blend = _smooth(share)[:, None]
+    blend = polyline.smooth_step(share)[:, None]
     position = np.clip(along_m + here - goal_along_m, 0.0, len(path) - 1.0)
     steps = np.arange(len(path))
     mine = np.column_stack([np.interp(position, steps, path[:, axis]) for axis in (0, 1)])
@@ -155,8 +155,8 @@ def nudged(path: Floats, offset_m: float, out: tuple[float, float], back: tuple[
     """A path that moves aside (left positive) over the stretch ``out``, and comes back over the stretch ``back``."""
     (begin_m, full_m), (back_m, end_m) = out, back
     along = np.arange(len(path), dtype=np.float64)
-    shift = _smooth(np.clip((along - begin_m) / (full_m - begin_m), 0.0, 1.0))
-    shift *= 1 - _smooth(np.clip((along - back_m) / (end_m - back_m), 0.0, 1.0))
+    shift = polyline.smooth_step(np.clip((along - begin_m) / (full_m - begin_m), 0.0, 1.0))
+    shift *= 1 - polyline.smooth_step(np.clip((along - back_m) / (end_m - back_m), 0.0, 1.0))
     result = np.column_stack([polyline.offset(path, 1.0) - path[:, :2], np.zeros(len(path))])
     result = path + offset_m * shift[:, None] * result
     return _with_headings(result, max(int(begin_m) - 2, 0), int(end_m) + 3)
@@ -250,8 +250,3 @@ def _with_headings(path: Floats, first: int, last: int) -> Floats:
     piece += 2 * np.pi * np.round((path[start, 2] - piece[0]) / (2 * np.pi))
     path[start + 1 : last, 2] = piece[1 : last - start]
     return path
-
-
-def _smooth(share: Floats) -> Floats:
-    """Quintic from 0 to 1: no step in heading or curvature at either end."""
-    return np.asarray(share**3 * (10 - 15 * share + 6 * share**2))

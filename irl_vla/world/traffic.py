@@ -14,8 +14,10 @@ from irl_vla.driving.idm import IdmParameters, idm_acceleration
 from irl_vla.errors import SceneError
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre
 from irl_vla.world import expert
+from irl_vla.world.clock import RECORD_EVERY, STEP_S
 from irl_vla.world.drivers import EGO, Scenario
 from irl_vla.world.interaction import (
+    FAR_M,
     GREEN,
     SIGHT_M,
     Bools,
@@ -30,12 +32,10 @@ from irl_vla.world.interaction import (
 from irl_vla.world.lane_changes import Situation, hold_gaps, make_room, reconsider
 from irl_vla.world.moments import Moment, State
 from irl_vla.world.tracks import make_tracks, project
-from irl_vla.world.walkers import STEP_S, WALKER_SIZE_M, stroller_poses, walk, walker_poses, yield_gaps
+from irl_vla.world.walkers import WALKER_SIZE_M, stroller_poses, walk, walker_poses, yield_gaps
 
 #: (time in s, path that the ego is on (V, 3), ego now, acceleration that traffic asks for in m/s^2) -> ego 0.1 s later.
 Pilot = Callable[[float, Floats, expert.ExpertState, float], expert.ExpertState]
-
-RECORD_EVERY: Final = 5
 
 _GONE_M: Final = 1e6  # where vehicles that left are put, further than anybody sees
 _HARDEST_BRAKING_MPS2: Final = 6.0
@@ -81,9 +81,9 @@ def simulate(
             moments.append(_moment(scenario, state, tick * STEP_S))
         state, wanted = _step(scenario, fixed, state, tick * STEP_S)
         if pilot is None:
-            ego = expert.step(_ego_path(state), state.ego, wanted, generator)
+            ego = expert.step(state.ego_path, state.ego, wanted, generator)
         else:
-            ego = pilot(tick * STEP_S, _ego_path(state), state.ego, wanted)
+            ego = pilot(tick * STEP_S, state.ego_path, state.ego, wanted)
         state = _with_ego(state, ego)
     return moments
 
@@ -222,10 +222,6 @@ def _step(
     return _moved(replace(state, walked=walked, halted=halted), wanted), float(wanted[EGO])
 
 
-def _ego_path(state: State) -> Floats:
-    return state.tracks.paths[EGO, : state.tracks.counts[EGO]]
-
-
 def _poses(state: State) -> Floats:
     tracks = state.tracks
     index = np.clip(state.along.astype(int), 0, tracks.counts - 2)
@@ -285,7 +281,7 @@ def _stop_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, 
 
 
 def _line_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, time_s: float) -> Floats:
-    """(N,) distance to the stop line for those who must stop there, else far."""
+    """(N,) distance to the stop line for those who must stop there, else ``FAR_M``."""
     lights = np.full(len(fixed.ranks), GREEN)
     if scenario.signal is not None:
         by_axis = np.array([scenario.signal.light(axis, time_s) for axis in (0, 1)])
@@ -300,7 +296,7 @@ def _line_gaps(scenario: Scenario, fixed: _Fixed, state: State, fronts: Floats, 
         tracks.movements, to_line, fixed.lengths, state.speeds, tracks.turn_speeds, ranks, waits_for_sign
     )
     waits = must_wait(traffic, JunctionRules(lights, fixed.merging, scenario.network.conflicts))
-    return np.where(waits, to_line, _GONE_M)
+    return np.where(waits, to_line, FAR_M)
 
 
 def _moved(state: State, wanted: Floats) -> State:

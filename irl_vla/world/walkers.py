@@ -5,19 +5,18 @@ from typing import Final
 import numpy as np
 
 from irl_vla.geometry import Floats
+from irl_vla.world.clock import STEP_S
 from irl_vla.world.drivers import EGO, Scenario, Stroller, Walker
-from irl_vla.world.interaction import Bools
+from irl_vla.world.interaction import FAR_M, Bools
 from irl_vla.world.roads import polyline
 
-STEP_S: Final = 0.1
 WALKER_SIZE_M: Final = (0.6, 0.6, 1.75)
 #: Stop lines of drivers lie this far before the line of a walk.
-STOP_BEFORE_M: Final = 2.8
+_STOP_BEFORE_M: Final = 2.8
 
 _AIR_M: Final = 0.9  # between a passing driver's side and somebody who walks
 _KERB_M: Final = 0.9  # waits a step behind the edge
 _BEYOND_M: Final = 2.0  # walks on behind the other edge
-_FAR_M: Final = 1e6
 _HARDEST_YIELD_MPS2: Final = 4.5
 _SEEN_AFTER_M: Final = 0.5  # who jaywalks is noticed with the first step onto the road
 
@@ -46,20 +45,20 @@ def stroller_poses(strollers: tuple[Stroller, ...], elapsed_s: float) -> Floats:
 
 
 def yield_gaps(scenario: Scenario, crossings: Floats, walked: Floats, fronts: Floats, speeds: Floats) -> Floats:
-    """(N,) distance to where drivers stop for people who cross, else far.
+    """(N,) distance to where drivers stop for people who cross, else ``FAR_M``.
 
     Args:
         crossings: (N, W, 2) of ``Tracks``.
         fronts, speeds: (N,) arc lengths of front bumpers, m/s.
     """
-    gaps = np.full(len(fronts), _FAR_M)
+    gaps = np.full(len(fronts), FAR_M)
     half_widths = np.array([driver.size_m[1] for driver in scenario.drivers]) / 2
     for index, walker in enumerate(scenario.walkers):
         if walked[index] < (_SEEN_AFTER_M if walker.jaywalks else 0.0):
             continue
         where, position = crossings[:, index].T
         ahead = position - (walked[index] - _KERB_M)
-        distance = where - STOP_BEFORE_M - fronts
+        distance = where - _STOP_BEFORE_M - fronts
         needed = speeds**2 / (2 * np.maximum(distance, 0.1))
         soon = ahead / walker.speed_mps < distance / np.maximum(speeds, 2.0) + 3.5
         yields = (distance > -1.5) & (needed < _HARDEST_YIELD_MPS2) & (ahead > -(half_widths + _AIR_M)) & soon
@@ -91,10 +90,10 @@ def _sets_off(
     if time_s < walker.earliest_s:
         return False
     fronts, speeds, present = drivers
-    distance = where - STOP_BEFORE_M - fronts
+    distance = where - _STOP_BEFORE_M - fronts
     stopping = speeds**2 / (2 * walker.braking_mps2) + 1.0 + (0.8 * speeds if walker.jaywalks else 0.0)
     if time_s < walker.latest_s and not distance[EGO] < stopping[EGO] + walker.margin_m:
         return False
     lengths = np.array([driver.size_m[0] for driver in scenario.drivers])
-    passed = distance < -(lengths + STOP_BEFORE_M + 2.0)
+    passed = distance < -(lengths + _STOP_BEFORE_M + 2.0)
     return bool(np.all(~present | np.isnan(distance) | passed | (distance > stopping)))

@@ -14,23 +14,25 @@ from irl_vla.world.roads.layout import KERB_MARGIN_M, PARKING_WIDTH_M, STEP_M, A
 Bools = NDArray[np.bool_]
 
 SIDEWALK_WIDTH_M: Final = 2.5
+#: Length, width and height of what stands on and beside the road, by annotated name.
+THING_SIZES_M: Final = {
+    "traffic_cone": (0.4, 0.4, 0.8),
+    "barrier": (1.8, 0.5, 1.0),
+    "czone_sign": (0.6, 0.6, 1.6),
+    "generic_object": (0.9, 0.9, 1.1),
+}
 #: A junction's crosswalk lies between these distances inside of the stop line.
-CROSS_FROM_M: Final = 0.8
-CROSS_TO_M: Final = 4.0
+_CROSS_FROM_M: Final = 0.8
+_CROSS_TO_M: Final = 4.0
 _PARKING_CURVATURE: Final = 1 / 200
 _SLOT_M: Final = 6.6
 _PARKING_FROM_M: Final = 38.0
 _PARKING_CLEAR_M: Final = 14.0  # free of parked cars on both sides of a crosswalk
+_TO_ROAD_M: Final = 0.35  # cars park so much nearer to the road than the middle of the strip
 _BAY_END_M: Final = 5.0  # a bay widens over this length
 _CONE_EVERY_M: Final = 4.0
 _SITE_CONE_EVERY_M: Final = 8.0
 _SIGNS_AHEAD_M: Final = (55.0, 12.0)  # before the taper
-#: Length, width and height of what closes a lane, by annotated name.
-_SITE_SIZES_M: Final = {
-    "traffic_cone": (0.4, 0.4, 0.8),
-    "barrier": (1.8, 0.5, 1.0),
-    "czone_sign": (0.6, 0.6, 1.6),
-}
 
 #: Annotated name, pose (3,) of the centre, and length, width and height of a thing.
 Thing = tuple[str, Floats, tuple[float, float, float]]
@@ -51,15 +53,12 @@ class Bay:
 
     Attributes:
         lane: that lane, counted from the left.
-        begin_m, end_m: along the lane's chain ``Network.outbound[arm][lane]``.
         slots: (N, 3) poses of the centres of cars that stop in the bay.
         double_parked: (M, 3) poses of the centres of cars that stop beside the bay, in the lane's outer part.
     """
 
     arm: int
     lane: int
-    begin_m: float
-    end_m: float
     slots: Floats
     double_parked: Floats
 
@@ -69,25 +68,21 @@ class Site:
     """A work site that closes one of the lanes away from the junction.
 
     Attributes:
-        lane: the closed lane, counted from the left; ``open_lane`` the one that drivers change to.
+        lane: the closed lane, counted from the left.
         taper_m: where cones begin to lead out of the lane, along its chain ``Network.outbound[arm][lane]``; a change of
             lane must be over there.
-        begin_m, end_m: where the lane is closed over its full width.
         things: cones, barriers and signs.
     """
 
     arm: int
     lane: int
-    open_lane: int
     taper_m: float
-    begin_m: float
-    end_m: float
     things: tuple[Thing, ...]
 
 
 def crosswalks_of(layout: Layout) -> tuple[Crosswalk, ...]:
     """Crosswalks at the junction and mid-block."""
-    middle = (CROSS_FROM_M + CROSS_TO_M) / 2
+    middle = (_CROSS_FROM_M + _CROSS_TO_M) / 2
     walks = []
     for index, arm in enumerate(layout.arms):
         reach = arm.half_width_m + KERB_MARGIN_M
@@ -102,7 +97,7 @@ def crosswalks_of(layout: Layout) -> tuple[Crosswalk, ...]:
 
 def crosswalk_area(walk: Crosswalk) -> shapely.Polygon:
     """What of the road a crosswalk covers."""
-    return shapely.Polygon(shapely.LineString(walk.ends).buffer((CROSS_TO_M - CROSS_FROM_M) / 2, cap_style="flat"))
+    return shapely.Polygon(shapely.LineString(walk.ends).buffer((_CROSS_TO_M - _CROSS_FROM_M) / 2, cap_style="flat"))
 
 
 def sidewalk_lines(arm: Arm) -> list[Floats]:
@@ -138,36 +133,29 @@ def bay_areas(arm: Arm) -> list[shapely.Polygon]:
     return [shapely.Polygon(np.concatenate([polyline.offset(arm.line[first : last + 1], -(inner - 0.1)), outer[::-1]]))]
 
 
-def parking_slots(layout: Layout) -> tuple[Floats, Floats]:
-    """(N, 3) poses of parked cars' centres and (N,) their arm."""
-    poses, arms = [np.zeros((0, 3))], [np.zeros(0)]
-    for index, arm in enumerate(layout.arms):
+def parking_slots(layout: Layout) -> Floats:
+    """(N, 3) poses of parked cars' centres."""
+    poses = [np.zeros((0, 3))]
+    for arm in layout.arms:
         for (side, inward), parked in zip(_SIDES, arm.parking, strict=True):
             for first, last in _parking_ranges(arm) if parked else ():
                 places = np.arange(first + 2, last - 1, _SLOT_M / STEP_M).astype(int)
                 places = places[_straight(arm)[places]]
                 at = arm.line[places]
-                beside = arm.edge_m(inward=inward) + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - 0.35
+                beside = arm.edge_m(inward=inward) + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - _TO_ROAD_M
                 poses.append(
                     np.column_stack([polyline.offset(at, side * beside), at[:, 2] + (np.pi if inward else 0.0)])
                 )
-                arms.append(np.full(len(places), index))
-    return np.concatenate(poses), np.concatenate(arms)
+    return np.concatenate(poses)
 
 
-def bay_of(arm: Arm, bay_m: tuple[float, float], index: int, chain: Floats) -> Bay:
-    """The bay of an arm.
-
-    Args:
-        index: of the arm.
-        chain: (V, 2) baseline of the outermost lane away from the junction.
-    """
+def bay_of(arm: Arm, bay_m: tuple[float, float], index: int) -> Bay:
+    """The bay of an arm, which is number ``index``, between two distances along its reference line."""
     edge = arm.edge_m(inward=False)
     spaced = np.arange(bay_m[0] + _BAY_END_M + 3.0, bay_m[1] - _BAY_END_M - 2.0, _SLOT_M + 0.6)
-    slots = _poses_at(arm, spaced, -(edge + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - 0.35))
+    slots = _poses_at(arm, spaced, -(edge + KERB_MARGIN_M + PARKING_WIDTH_M / 2 - _TO_ROAD_M))
     double = _poses_at(arm, spaced + _SLOT_M / 2, -(edge - 1.0))
-    begin, end = _along(arm, bay_m, chain)
-    return Bay(index, arm.lanes_out - 1, begin, end, slots, double)
+    return Bay(index, arm.lanes_out - 1, slots, double)
 
 
 def site_of(arm: Arm, closure: LaneClosure, index: int, chain: Floats) -> Site:
@@ -175,12 +163,11 @@ def site_of(arm: Arm, closure: LaneClosure, index: int, chain: Floats) -> Site:
 
     Args:
         index: of the arm.
-        chain: (V, 2) baseline of the closed lane.
+        chain: (V, 2) baseline of the closed lane, in the map's frame.
     """
-    places = (closure.begin_m - closure.taper_m, closure.begin_m, closure.end_m)
-    taper, begin, end = _along(arm, places, chain)
-    open_lane = closure.lane + (1 if closure.lane == 0 else -1)
-    return Site(index, closure.lane, open_lane, taper, begin, end, _site_things(arm, closure))
+    start = _poses_at(arm, np.array([closure.begin_m - closure.taper_m]), 0.0)[:, :2]
+    taper = float(polyline.locate(chain, start)[0])
+    return Site(index, closure.lane, taper, _site_things(arm, closure))
 
 
 def _site_things(arm: Arm, closure: LaneClosure) -> tuple[Thing, ...]:
@@ -210,7 +197,7 @@ def _site_things(arm: Arm, closure: LaneClosure) -> tuple[Thing, ...]:
     ):
         for along, beside in places:
             pose = _poses_at(arm, np.array([along]), -beside)[0] + np.array([0.0, 0.0, turn])
-            things.append((name, pose, _SITE_SIZES_M[name]))
+            things.append((name, pose, THING_SIZES_M[name]))
     return tuple(things)
 
 
@@ -249,9 +236,3 @@ def _poses_at(arm: Arm, along_m: Floats, left_m: float) -> Floats:
     stations = np.arange(len(arm.line)) * STEP_M
     poses = np.column_stack([np.interp(along_m, stations, arm.line[:, axis]) for axis in range(3)])
     return np.column_stack([polyline.offset(poses, left_m), poses[:, 2]])
-
-
-def _along(arm: Arm, places_m: tuple[float, ...], chain: Floats) -> list[float]:
-    """Arc lengths on a chain of distances along the reference line."""
-    points = _poses_at(arm, np.array(places_m), 0.0)[:, :2]
-    return [float(place) for place in polyline.locate(chain, points)]

@@ -1,6 +1,6 @@
 """The lane network of a layout: map rows, and what traffic needs to know about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,7 +30,7 @@ class Network:
         movements: ways through the junction.
         conflicts: (N, N, 2) arc lengths on movement i between which it meets movement j; NaN where they never
             meet or leave the same lane.
-        parking_slots: (N, 3) poses of parked cars' centres; ``parking_arms`` (N,) their arm.
+        parking_slots: (N, 3) poses of parked cars' centres.
         sidewalks: (V, 2) centrelines, one on each side of each street, pointing away from the junction.
         bays: pickup bays.
         sites: work sites that close a lane.
@@ -44,28 +44,9 @@ class Network:
     conflicts: Floats
     crosswalks: tuple[Crosswalk, ...]
     parking_slots: Floats
-    parking_arms: Floats
     sidewalks: tuple[Floats, ...]
     bays: tuple[Bay, ...]
     sites: tuple[Site, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LaneChange:
-    """A change of lane on the arm before the junction, or on the one behind it.
-
-    Attributes:
-        lane: the other lane of the change, counted from the left: before the junction the one that the drive comes
-            from, behind it the one that it goes to.
-        begin_m: before the junction from the beginning of the drive, behind it from the end of the movement.
-        length_m: how long the change takes along the road.
-        arm: of ``lane``, if it is not the movement's: a ramp, to change from its acceleration lane to the main road.
-    """
-
-    lane: int
-    begin_m: float
-    length_m: float
-    arm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +54,8 @@ class Route:
     """A drive through a network: in on one arm, over a movement, out on another.
 
     Attributes:
-        line: (V, 2) baseline over all its lanes, smooth where lanes are changed.
-        lane_ids: lanes and connectors in driving order, one a block: that in which the drive leaves the block.
+        line: (V, 2) baseline over all its lanes, in the map's frame.
+        lane_ids: lanes and connectors in driving order.
         lane_starts_m: where each begins on ``line``.
         block_ids: the same for roadblocks and roadblock connectors, as strings.
         limits_mps: (len(lane_ids),) speed limits.
@@ -107,7 +88,6 @@ def build_network(layout: Layout) -> Network:
         inbound = (main, other, (rows.join_ramp(ramp, main[-1]),))
     movements = add_junction(rows, inbound, outbound)
     crosswalks = furniture.crosswalks_of(layout)
-    slots, slot_arms = furniture.parking_slots(layout)
     sidewalks = tuple(line for arm in layout.arms for line in furniture.sidewalk_lines(arm))
     rows.add_areas(
         crosswalks=[furniture.crosswalk_area(walk) for walk in crosswalks],
@@ -123,12 +103,9 @@ def build_network(layout: Layout) -> Network:
         movements=movements,
         conflicts=_conflicts(movements),
         crosswalks=crosswalks,
-        parking_slots=slots,
-        parking_arms=slot_arms,
+        parking_slots=furniture.parking_slots(layout),
         sidewalks=sidewalks,
-        bays=tuple(
-            furniture.bay_of(arm, arm.bay_m, k, outbound[k][-1].line) for k, arm in arms if arm.bay_m is not None
-        ),
+        bays=tuple(furniture.bay_of(arm, arm.bay_m, k) for k, arm in arms if arm.bay_m is not None),
         sites=tuple(
             furniture.site_of(arm, arm.closure, k, outbound[k][arm.closure.lane].line)
             for k, arm in arms
@@ -162,32 +139,33 @@ def mirrored_network(network: Network) -> Network:
                 line=flip(move.line),
                 turn=MIRRORED_TURNS[move.turn],
                 from_lane=len(network.inbound[move.from_arm]) - 1 - move.from_lane,
-                to_lane=len(network.outbound[move.to_arm]) - 1 - move.to_lane,
+                to_lane=_lane_in_mirror(network, move.to_arm, move.to_lane),
             )
             for move in network.movements
         ),
         crosswalks=tuple(replace(walk, ends=flip(walk.ends)) for walk in network.crosswalks),
         parking_slots=flip(network.parking_slots),
         sidewalks=tuple(flip(line) for line in network.sidewalks),
-        bays=tuple(
-            replace(
-                bay,
-                lane=len(network.outbound[bay.arm]) - 1 - bay.lane,
-                slots=flip(bay.slots),
-                double_parked=flip(bay.double_parked),
-            )
-            for bay in network.bays
-        ),
-        sites=tuple(
-            replace(
-                site,
-                lane=len(network.outbound[site.arm]) - 1 - site.lane,
-                open_lane=len(network.outbound[site.arm]) - 1 - site.open_lane,
-                things=tuple((name, flip(pose), size) for name, pose, size in site.things),
-            )
-            for site in network.sites
-        ),
+        bays=tuple(_mirrored_bay(network, bay) for bay in network.bays),
+        sites=tuple(_mirrored_site(network, site) for site in network.sites),
     )
+
+
+def _mirrored_bay(network: Network, bay: Bay) -> Bay:
+    centre, lane = network.layout.centre, _lane_in_mirror(network, bay.arm, bay.lane)
+    slots, double = (mirrored_points(poses, centre) for poses in (bay.slots, bay.double_parked))
+    return replace(bay, lane=lane, slots=slots, double_parked=double)
+
+
+def _mirrored_site(network: Network, site: Site) -> Site:
+    centre, lane = network.layout.centre, _lane_in_mirror(network, site.arm, site.lane)
+    things = tuple((name, mirrored_points(pose, centre), size) for name, pose, size in site.things)
+    return replace(site, lane=lane, things=things)
+
+
+def _lane_in_mirror(network: Network, arm: int, lane: int) -> int:
+    """A lane away from the junction, counted from the other side."""
+    return len(network.outbound[arm]) - 1 - lane
 
 
 def kerb_lane(network: Network, arm: int, *, inward: bool) -> int:
@@ -195,46 +173,26 @@ def kerb_lane(network: Network, arm: int, *, inward: bool) -> int:
     return 0 if network.layout.keeps_left else len((network.inbound if inward else network.outbound)[arm]) - 1
 
 
-def neighbours(network: Network, arm: int, lane: int, *, inward: bool) -> tuple[int, ...]:
-    """The lanes beside a lane, of the same arm and direction; the chains of both have the same blocks."""
-    count = len((network.inbound if inward else network.outbound)[arm])
-    return tuple(other for other in (lane - 1, lane + 1) if 0 <= other < count)
+def kerb_side(network: Network) -> float:
+    """Side of a lane on which the kerb is: 1 left, -1 right."""
+    return 1.0 if network.layout.keeps_left else -1.0
 
 
-def make_route(
-    network: Network, movement: int, *, before: Sequence[LaneChange] = (), behind: Sequence[LaneChange] = ()
-) -> Route:
-    """The drive that uses a movement, from the beginning of one arm to the end of another.
-
-    Args:
-        before: changes of lane that lead to the movement's lane, in driving order.
-        behind: changes of lane that lead away from the movement's lane, in driving order.
-
-    Raises:
-        ValueError: if a change begins before the last one is over, or lies outside of the stretch where the lanes run
-            beside each other.
-    """
+def make_route(network: Network, movement: int) -> Route:
+    """The drive that uses a movement, from the beginning of one arm to the end of another."""
     move = network.movements[movement]
-    into = _Drive.along(network.inbound[move.from_arm][move.from_lane])
-    if before:
-        first = before[0]
-        into = _Drive.along(network.inbound[move.from_arm if first.arm is None else first.arm][first.lane])
-        targets = [(move.from_arm if item.arm is None else item.arm, item.lane) for item in before[1:]]
-        for change, (arm, lane) in zip(before, [*targets, (move.from_arm, move.from_lane)], strict=True):
-            into = into.changed(network.inbound[arm][lane], change)
-    out = _Drive.along(network.outbound[move.to_arm][move.to_lane])
-    for change in behind:
-        out = out.changed(network.outbound[move.to_arm][change.lane], change)
-    arms, speed = network.layout.arms, {row.id: row.speed_limit_mps for row in network.content.lanes}
-    speed |= {row.id: row.speed_limit_mps for row in network.content.connectors}
+    into, out = network.inbound[move.from_arm][move.from_lane], network.outbound[move.to_arm][move.to_lane]
+    limits = {row.id: row.speed_limit_mps for row in network.content.lanes}
+    limits |= {row.id: row.speed_limit_mps for row in network.content.connectors}
     lane_ids = (*into.ids, move.id, *out.ids)
     lengths = [polyline.lengths(line)[-1] for line in (into.line, move.line)]
+    street_limit = network.layout.arms[move.from_arm].speed_limit_mps
     return Route(
         line=polyline.joined([into.line, move.line, out.line]),
         lane_ids=lane_ids,
         lane_starts_m=np.array([*into.starts_m, lengths[0], *(start + sum(lengths) for start in out.starts_m)]),
         block_ids=tuple(str(block) for block in (*into.block_ids, move.block_id, *out.block_ids)),
-        limits_mps=np.array([speed[lane] or arms[move.from_arm].speed_limit_mps for lane in lane_ids]),
+        limits_mps=np.array([limits[lane] or street_limit for lane in lane_ids]),
         movement=movement,
         movement_place=len(into.ids),
     )
@@ -246,43 +204,6 @@ def red_flags(network: Network, red_axes: Mapping[int, bool]) -> tuple[tuple[int
         return ()
     arms = network.layout.arms
     return tuple((move.id, red_axes[arms[move.from_arm].axis]) for move in network.movements)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drive:
-    """Part of a route on one arm: a line, and the lanes and blocks along it with the places where they begin."""
-
-    line: Floats
-    ids: tuple[int, ...]
-    block_ids: tuple[int, ...]
-    starts_m: tuple[float, ...]
-    clear_m: float = 0.0
-
-    @staticmethod
-    def along(chain: Chain) -> "_Drive":
-        sizes = np.cumsum([0.0, *(polyline.lengths(line)[-1] for line in chain.lines)])
-        return _Drive(chain.line, chain.ids, chain.block_ids, tuple(float(size) for size in sizes[:-1]))
-
-    def changed(self, chain: Chain, change: LaneChange) -> "_Drive":
-        """The drive with a change to a chain beside it; the blocks are left in the new lane from the middle on."""
-        middle = change.begin_m + change.length_m / 2
-        place = int(np.searchsorted(self.starts_m, middle, side="right")) - 1
-        block = self.block_ids[place]
-        if change.begin_m < self.clear_m or block not in chain.block_ids:
-            raise ValueError(
-                f"lane change from {change.begin_m:.0f} m over {change.length_m:.0f} m: expected it behind "
-                f"{self.clear_m:.0f} m, where both lanes lie in one roadblock; found block {block} there"
-            )
-        line = polyline.change_lane(self.line, chain.line, change.begin_m, change.length_m)
-        goal = chain.block_ids.index(block)
-        heads = np.array([piece[0] for piece in chain.lines[goal + 1 :]]).reshape(-1, 2)
-        return _Drive(
-            line,
-            (*self.ids[:place], *chain.ids[goal:]),
-            (*self.block_ids[:place], *chain.block_ids[goal:]),
-            (*self.starts_m[: place + 1], *(float(start) for start in polyline.locate(line, heads))),
-            change.begin_m + change.length_m,
-        )
 
 
 def _conflicts(movements: tuple[Movement, ...]) -> Floats:

@@ -102,33 +102,9 @@ def _entry(centre: Floats, radius_m: float, entry_radius_m: float, start: Floats
     return np.concatenate([start[None, :2], arc])
 
 
-def change_lane(line: Floats, onto: Floats, begin_m: float, length_m: float) -> Floats:
-    """Drives along one line, then changes smoothly to another that runs beside it, and follows that one.
-
-    Args:
-        line, onto: (V, 2), (W, 2).
-        begin_m: where the change begins, along ``line``.
-        length_m: how long it takes, along ``line``.
-
-    Returns:
-        (U, 2) vertices; 1 m apart during the change.
-
-    Raises:
-        ValueError: if the change is not over before the end of either line.
-    """
-    along, along_onto = lengths(line), lengths(onto)
-    stations = np.append(np.arange(begin_m, begin_m + length_m, 1.0), begin_m + length_m)
-    leaving = at(line, along, stations)
-    positions = locate(onto, leaving)
-    if begin_m < 0 or stations[-1] > along[-1] or positions[-1] >= along_onto[-1]:
-        raise ValueError(
-            f"lane change from {begin_m:.0f} m over {length_m:.0f} m: expected it within lines of {along[-1]:.0f} m "
-            f"and {along_onto[-1]:.0f} m; begin earlier"
-        )
-    share = ((stations - begin_m) / length_m)[:, None]
-    weight = share**3 * (10 - 15 * share + 6 * share**2)  # without a step in curvature
-    change = (1 - weight) * leaving + weight * at(onto, along_onto, positions)
-    return joined([line[along < begin_m - 0.3], change, onto[along_onto > positions[-1] + 0.3]])
+def smooth_step(share: Floats) -> Floats:
+    """Quintic from 0 at 0 to 1 at 1: no step in heading or curvature at either end."""
+    return np.asarray(share**3 * (10 - 15 * share + 6 * share**2))
 
 
 def lengths(xy: Floats) -> Floats:

@@ -50,8 +50,14 @@ class Chain:
 
     @property
     def line(self) -> Floats:
-        """(V, 2) baseline over the whole chain."""
+        """(V, 2) baseline over the whole chain, in the map's frame."""
         return polyline.joined(list(self.lines))
+
+    @property
+    def starts_m(self) -> tuple[float, ...]:
+        """Arc length at which each lane or connector begins."""
+        ends = np.cumsum([0.0, *(polyline.lengths(line)[-1] for line in self.lines)])
+        return tuple(float(end) for end in ends[:-1])
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """The way back from a shifted view, batches, metric following, and the ego-status baseline."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from irl_vla.train.config import EgoMlpConfig
 from irl_vla.train.data import recovery_plan
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp, save_ego_mlp, train_ego_mlp
 from irl_vla.train.loop import append_history, batch_rows, following, step_generator
-from irl_vla.train.painting import braking_tokens
 
 NO_OBJECTS = Boxes(np.zeros((0, 7)), (), np.zeros((0, 3)), ())
 
@@ -71,19 +69,6 @@ def test_recovery_ends_on_the_logged_poses() -> None:
     end = compose(view.current.ego.pose_global, recovery_plan(view, scene)[-1])
     np.testing.assert_allclose(end, scene.future[7].ego.pose_global, atol=1e-6)
     assert relative_to(end, scene.future[7].ego.pose_global)[2] == pytest.approx(0.0)
-
-
-def test_braking_shows_in_the_last_two_frames() -> None:
-    scene = straight_drive(10.0)
-    speeds = {"brakes": (8.0, 7.0), "keeps": (8.0, 7.8), "appears": (None, 3.0)}
-    frames = list(scene.frames)
-    for column, index in enumerate((2, 3)):
-        seen = [(token, pair[column]) for token, pair in speeds.items() if pair[column] is not None]
-        velocity = np.array([[speed, 0.0, 0.0] for _, speed in seen])
-        tokens = tuple(token for token, _ in seen)
-        boxes = Boxes(np.zeros((len(seen), 7)), ("vehicle",) * len(seen), velocity, tokens)
-        frames[index] = replace(frames[index], objects=boxes)
-    assert braking_tokens(replace(scene, frames=tuple(frames))) == {"brakes"}
 
 
 def test_every_epoch_visits_every_row_once_whatever_the_workers() -> None:

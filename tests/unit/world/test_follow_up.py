@@ -197,7 +197,7 @@ def test_pairs_of_a_standing_ego_come_last_and_no_two_share_a_scene():
 def test_too_few_follow_ups_are_named(cruise):
     drive, map_view = cruise
     bare = replace(map_view, roadblocks={}, areas={}, _trees={})
-    with pytest.raises(RuntimeError, match="pairs_min"):
+    with pytest.raises(ConfigError, match="pairs_min"):
         draw_group(drive, [4], TWO_STAGE, bare, np.random.default_rng(0))
 
 

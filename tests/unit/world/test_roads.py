@@ -21,21 +21,12 @@ from irl_vla.world.roads import polyline
 from irl_vla.world.roads.families import draw_layout
 from irl_vla.world.roads.layout import FAMILIES
 from irl_vla.world.roads.mirror import mirrored_layout, mirrored_points
-from irl_vla.world.roads.network import (
-    LaneChange,
-    Network,
-    build_network,
-    kerb_lane,
-    make_route,
-    mirrored_network,
-    neighbours,
-)
+from irl_vla.world.roads.network import Network, build_network, kerb_lane, make_route, mirrored_network
 from irl_vla.world.roads.rows import IDS_PER_LAYOUT
 
 NAMES = list(FAMILIES)
 CENTRE = np.array([331_000.0, 4_690_000.0])
 TIGHTEST_M = 5.5
-BESIDE = np.array([0.0, 3.5])
 
 
 def make_network(family: str, seed: int = 0, index: int = 0, *, city: str = "us-ma-boston", number: int = 1) -> Network:
@@ -103,22 +94,6 @@ def test_way_around_a_ring_follows_it_and_touches_it_smoothly():
     turns = np.diff(polyline.headings(line))
     assert np.abs(turns).max() < 1 / 9.0  # no sharper than the arcs, at 1 m spacing
     assert turns.min() < -1 / 11.0 < 0 < turns.max()  # right, left around the ring, right
-
-
-def test_lane_change_is_smooth_and_ends_on_the_other_line():
-    straight = np.stack([np.arange(0.0, 101.0, 2.0), np.zeros(51)], axis=1)
-    line = polyline.change_lane(straight, straight + BESIDE, 20.0, 40.0)
-    np.testing.assert_allclose(line[line[:, 0] <= 20.0, 1], 0.0)
-    np.testing.assert_allclose(line[line[:, 0] >= 60.0, 1], 3.5)
-    assert polyline.at(line, polyline.lengths(line), np.array([40.0]))[0, 1] == pytest.approx(1.75, abs=0.05)
-    heading = polyline.headings(polyline.resample(line, 1.0))
-    assert np.abs(np.diff(heading)).max() < 3.5 * 5.8 / 40.0**2 * 1.2  # peak curvature of the quintic
-
-
-def test_lane_change_must_end_before_the_lines_do():
-    straight = np.stack([np.arange(0.0, 51.0), np.zeros(51)], axis=1)
-    with pytest.raises(ValueError, match="begin earlier"):
-        polyline.change_lane(straight, straight + BESIDE, 30.0, 30.0)
 
 
 def test_layout_is_a_function_of_the_seed():
@@ -363,52 +338,21 @@ def test_lane_drop_leads_two_lanes_into_one():
     assert entered == [0, 1, 1]
 
 
-def test_route_can_change_lanes_on_both_sides_of_the_junction():
-    network = make_network("cross_signal", 1)
-    index = next(k for k, move in enumerate(network.movements) if move.turn == "straight" and move.from_lane == 1)
-    plain = make_route(network, index)
-    enter, leave = plain.junction_m
-    route = make_route(network, index, before=[LaneChange(0, 150.0, 40.0)], behind=[LaneChange(0, 30.0, 40.0)])
-    move = network.movements[index]
-    assert route.block_ids == plain.block_ids
-    assert route.lane_ids[0] == network.inbound[move.from_arm][0].ids[0]
-    assert route.lane_ids[route.movement_place] == move.id
-    assert route.lane_ids[-1] == network.outbound[move.to_arm][0].ids[-1]
-    assert (np.diff(route.lane_starts_m) > 0).all()
-    np.testing.assert_allclose(route.line[[0, -1]], [
-        network.inbound[move.from_arm][0].line[0], network.outbound[move.to_arm][0].line[-1]
-    ])  # fmt: skip
-    assert route.junction_m == pytest.approx((enter, leave), abs=3.0)
-    with pytest.raises(ValueError, match="one roadblock"):
-        make_route(network, index, before=[LaneChange(0, 60.0, 40.0), LaneChange(0, 80.0, 40.0)])
-
-
-def test_route_can_leave_the_acceleration_lane_early():
-    network = make_network("merge")
-    index = next(k for k, move in enumerate(network.movements) if move.from_arm == 0 and move.from_lane == 1)
-    ramp = network.inbound[2][0]
-    begin = polyline.lengths(ramp.line)[-1] - network.layout.arms[0].auxiliary_m + 20.0
-    route = make_route(network, index, before=[LaneChange(0, begin, 50.0, arm=2)])
-    assert route.block_ids[: route.movement_place] == tuple(str(block) for block in ramp.block_ids)
-    assert route.lane_ids[route.movement_place - 1] == network.inbound[0][1].ids[-1]
-    with pytest.raises(ValueError, match="one roadblock"):  # the ramp is not beside the main road yet
-        make_route(network, index, before=[LaneChange(0, 30.0, 50.0, arm=2)])
-
-
 @pytest.mark.parametrize("city", ["us-ma-boston", "sg-one-north"])
 def test_work_sites_close_one_lane_and_leave_the_next_open(city):
     network = make_network("works", 2, city=city)
     assert len(network.sites) == 2
     for site in network.sites:
-        closed, free = (network.outbound[site.arm][lane].line for lane in (site.lane, site.open_lane))
-        assert site.open_lane in neighbours(network, site.arm, site.lane, inward=False)
+        chains, arm = network.outbound[site.arm], network.layout.arms[site.arm]
+        closed = chains[site.lane].line
         things = np.array([pose[:2] for name, pose, _ in site.things if name != "czone_sign"])
-        along = polyline.locate(closed, things)
-        assert (along > site.taper_m - 3.0).all()
-        assert (along < site.end_m + 15.0).all()
-        to_free = shapely.distance(shapely.points(things), shapely.LineString(free))
-        assert to_free.min() > 1.5  # half a car beside the middle of the open lane, and some air
-        between = (along > site.begin_m + 1.0) & (along < site.end_m - 1.0)
+        assert (polyline.locate(closed, things) > site.taper_m - 3.0).all()
+        along = polyline.locate(arm.line[:, :2], things)
+        assert (along < arm.closure.end_m + 15.0).all()
+        for lane in {site.lane - 1, site.lane + 1} & set(range(len(chains))):
+            to_free = shapely.distance(shapely.points(things), shapely.LineString(chains[lane].line))
+            assert to_free.min() > 1.5  # half a car beside the middle of the open lane, and some air
+        between = (along > arm.closure.begin_m + 1.0) & (along < arm.closure.end_m - 1.0)
         assert shapely.distance(shapely.points(things[between]), shapely.LineString(closed)).max() < 2.0
 
 
@@ -420,8 +364,9 @@ def test_bays_lie_beside_the_kerb_lane(city):
     for bay in network.bays:
         assert bay.lane == kerb_lane(network, bay.arm, inward=False)
         line = network.outbound[bay.arm][bay.lane].line
-        along = polyline.locate(line, bay.slots[:, :2])
-        assert ((along > bay.begin_m) & (along < bay.end_m)).all()
+        arm = network.layout.arms[bay.arm]
+        along = polyline.locate(arm.line[:, :2], bay.slots[:, :2])
+        assert ((along > arm.bay_m[0]) & (along < arm.bay_m[1])).all()
         assert all(carparks.covers(shapely.Point(slot[:2])) for slot in bay.slots)
         offsets = shapely.distance(shapely.points(bay.double_parked[:, :2]), shapely.LineString(line))
         assert ((offsets > 0.5) & (offsets < 1.4)).all()  # inside of the lane, towards the bay
