@@ -19,7 +19,7 @@ from irl_vla.scene import CITIES
 from irl_vla.world import generate as module
 from irl_vla.world.config import ScenarioWeights, SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
-from irl_vla.world.plan import EVERY_ROAD, LEAST_SHARE, SPLITS, kind_counts, layout_plans, log_plans
+from irl_vla.world.plan import EVERY_ROAD, LEAST_SHARE, SPLITS, kind_counts, layout_plans, log_plans, network_of
 from irl_vla.world.scenarios import KINDS
 from irl_vla.world.sensor_config import LidarConfig
 
@@ -123,6 +123,14 @@ def test_splits_never_share_a_layout(world):
     }
     assert not groups["train"] & groups["val"]
     assert not groups["test"] & (groups["train"] | groups["val"])
+
+
+def test_layouts_of_different_splits_are_different_roads():
+    """Not by name alone: no two layouts, wherever they lie, have the same bends."""
+    split = SplitSizeConfig(logs=1, layouts=EVERY_ROAD)
+    plans = [plan for found in layout_plans(WorldConfig(train=split, val=split, test=split)).values() for plan in found]
+    bends = [tuple(np.round(np.diff(network_of(plan, 0).layout.arms[0].line[:, 2]), 6)) for plan in plans]
+    assert len(set(bends)) == len(plans) == 3 * EVERY_ROAD
 
 
 def test_default_sizes_hold_enough_layouts_for_statistics():
