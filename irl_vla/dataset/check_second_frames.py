@@ -232,5 +232,7 @@ def future_breaches(whole: RawFrame, ego: RawFrame | None, view: MapView | None)
 
 def items(whole: RawFrame, key: str) -> Sequence[Any]:
     """A list of a file; empty if it is none, which is another finding."""
-    found = whole.values.get(key)
-    return found if isinstance(found, list | tuple) else ()
+    try:
+        return whole.sequence(key)
+    except LogFormatError:
+        return ()

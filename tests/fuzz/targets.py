@@ -6,16 +6,20 @@ import logging
 import pickle
 import shutil
 import sqlite3
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import yaml
 
 from irl_vla.dataset.check import check_log
+from irl_vla.dataset.check_second_scene import check_scene
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.log import read_log
 from irl_vla.dataset.maps.check import check_maps
-from irl_vla.dataset.maps.reader import INDEX_NAME, city_path, read_map
+from irl_vla.dataset.maps.reader import INDEX_NAME, city_path, load_map, read_map
+from irl_vla.dataset.nuplan_records import write_records
+from irl_vla.dataset.second_stage import read_second_stage
 from irl_vla.dataset.sensors import decode_image, has_image, has_sweep, parse_sweep
 from irl_vla.dataset.splits import (
     LAYOUTS_NAME,
@@ -26,10 +30,12 @@ from irl_vla.dataset.splits import (
     write_layouts,
     write_split,
 )
+from irl_vla.errors import IrlVlaError
 from irl_vla.scene import CITIES
 from tests.unit.dataset.example import CITY, LOG, write_example
+from tests.unit.dataset.second_stage_example import SPLIT, scene_dict
 
-from .mutations import mutated_bytes, mutated_structure
+from .mutations import hostile, mutated_bytes, mutated_structure
 
 logging.disable(logging.CRITICAL)
 
@@ -78,6 +84,78 @@ def log_values(folder):
         read_whole_log(dataset, path)
 
     return run
+
+
+def read_whole_scene(dataset, path):
+    """Reads a second-stage scene, and checks it; what reading refuses must be an error of the check."""
+    view = load_map(dataset, CITY)
+    facts = check_scene(dataset, SPLIT, False, lambda _: view, path.stem)
+    is_sound = all(item.severity != "error" for item in facts.findings)
+    try:
+        scene = read_second_stage(path, SPLIT)
+        for frame in scene.frames:
+            for camera in frame.cameras.values():
+                has_image(dataset, SPLIT, camera)
+            if frame.lidar_path is not None:
+                has_sweep(dataset, SPLIT, frame.lidar_path)
+    except IrlVlaError:
+        assert not is_sound
+        raise
+
+
+def scene_bytes(folder):
+    dataset = example(folder)
+    path = dataset.second_stage_folder(SPLIT) / "mutated.pkl"
+    write_records(path, scene_dict(sensors=True))
+    data = path.read_bytes()
+
+    def run(generator):
+        path.write_bytes(mutated_bytes(data, generator))
+        read_whole_scene(dataset, path)
+
+    return run
+
+
+def scene_values(folder):
+    """Values where others belong, also in the nuPlan records, whose classes the restricted reader knows."""
+    dataset = example(folder)
+    path = dataset.second_stage_folder(SPLIT) / "mutated.pkl"
+    values = scene_dict(sensors=True)
+
+    def run(generator):
+        broken = mutated_structure(values, generator)
+        if isinstance(broken, dict) and generator.random() < 0.5:
+            break_record(broken, generator)
+        try:
+            write_records(path, broken)
+        except (ValueError, TypeError, AttributeError, RecursionError, pickle.PicklingError):
+            return  # what cannot be written is in no file
+        read_whole_scene(dataset, path)
+
+    return run
+
+
+def break_record(values, generator):
+    """Puts a hostile value anywhere into one record of a scene, if there is one left."""
+    records = [
+        item
+        for key in ("extended_detections_tracks", "extended_traffic_light_data")
+        for item in (values.get(key) if isinstance(values.get(key), list) else ())
+        if is_dataclass(item)
+    ]
+    if not records:
+        return
+    record = records[generator.integers(len(records))]
+    while True:
+        names = [item.name for item in fields(record)]
+        name = names[generator.integers(len(names))]
+        inner = getattr(record, name)
+        while isinstance(inner, list) and inner:
+            inner = inner[generator.integers(len(inner))]
+        if not is_dataclass(inner) or generator.random() < 0.2:
+            object.__setattr__(record, name, hostile(generator))
+            return
+        record = inner
 
 
 def map_target(folder, change):
@@ -266,6 +344,8 @@ def yaml_text(values):
 TARGETS = {
     "log_bytes": log_bytes,
     "log_values": log_values,
+    "scene_bytes": scene_bytes,
+    "scene_values": scene_values,
     "map_bytes": map_bytes,
     "map_values": map_values,
     "map_index": map_index,

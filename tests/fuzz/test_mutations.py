@@ -16,6 +16,8 @@ FIRST_SEED = int(os.environ.get("IRL_VLA_FUZZ_SEED", "0"))
 QUICK = {
     "log_bytes": 80,
     "log_values": 100,
+    "scene_bytes": 80,
+    "scene_values": 100,
     "pcd": 60,
     "jpeg": 40,
     "split_yaml": 60,
@@ -25,10 +27,12 @@ QUICK = {
     "map_bytes": 5,
 }
 LONG = {
-    "log_bytes": 2600,
-    "log_values": 2600,
+    "log_bytes": 1800,
+    "log_values": 1800,
+    "scene_bytes": 800,
+    "scene_values": 1000,
     "pcd": 1500,
-    "jpeg": 1000,
+    "jpeg": 800,
     "split_yaml": 1200,
     "layouts": 500,
     "map_index": 200,

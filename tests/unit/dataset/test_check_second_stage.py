@@ -289,6 +289,17 @@ def test_each_breach_of_a_scene_is_found_where_it_is(tmp_path, clean, view, name
     assert found[rule].remedy
 
 
+def test_a_worse_finding_is_not_hidden_by_a_milder_one(tmp_path, clean, view):
+    dataset = replace(clean, root=tmp_path)
+    values = scene_dict(name="a-now")
+    values["frames"][1]["token"] = "0" * 16
+    values["frames"][3]["token"] = values["scene_metadata"]["initial_token"] = "1" * 16
+    path = write_scene(dataset, values)
+    facts = check_scene(dataset, SPLIT, False, lambda _: view, path.stem)
+    (found,) = [item for item in facts.findings if item.rule == "second.token"]
+    assert (found.severity, found.count) == ("error", 2)
+
+
 def test_files_that_are_no_scenes(changed, view):
     folder = changed.second_stage_folder(SPLIT)
     whole = sorted(folder.glob("*.pkl"))
