@@ -31,7 +31,7 @@ NEAR_M: Final = 2.0
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
 FRAMES: Final = 33
 _ITERATIONS: Final = 10
-_HEADING_M: Final = 2.0  # metres that a radian counts for in ``comparable``
+_HEADING_M: Final = float(comparable(np.ones((1, FUTURE_FRAMES, 3)))[0, 2])  # that a radian counts for
 
 
 def generated_plans(logs: int, layouts: int, seed: int) -> Floats:

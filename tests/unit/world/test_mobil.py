@@ -98,8 +98,9 @@ def test_nobody_changes_into_somebody_beside(highway: Network, along: float) -> 
 
 def test_nobody_cuts_in_before_somebody_much_faster(highway: Network) -> None:
     """10 m before somebody at 17 m/s would make that one brake at more than 2.4 m/s2; 60 m before it would not."""
-    assert wishes(highway, *held_up(highway), on(highway, 0, 135.0, 17.0)) == []
-    assert len(wishes(highway, *held_up(highway), on(highway, 0, 80.0, 12.0))) == 1
+    selfish = held_up(highway, replace(STYLE, politeness=0.0))  # or it would be the incentive that forbids
+    assert wishes(highway, *selfish, on(highway, 0, 135.0, 17.0)) == []
+    assert len(wishes(highway, *selfish, on(highway, 0, 80.0, 17.0))) == 1
 
 
 def test_a_lane_that_is_as_slow_gains_nothing(highway: Network) -> None:
