@@ -4,6 +4,7 @@ Into a new data set: scene files are written again with the entries of our rig, 
 files that the scenes name and that are not there.
 """
 
+import logging
 from typing import Any, Final
 
 from irl_vla.dataset.layout import Dataset
@@ -14,13 +15,16 @@ from irl_vla.dataset.splits import Split
 from irl_vla.scene import CAMERA_NAMES, Frame
 from irl_vla.world.painted_logs import Painted, PaintJob, check_named_files, equipped, link, paint_frame
 
+_log = logging.getLogger(__name__)
 #: What lies beside the scenes of a split and stays as it is.
 _BESIDE: Final = ("openscene_meta_datas", "synthetic_scenes_attributes.csv")
 
 
 def second_stage_pairs(dataset: Dataset, split: Split) -> list[tuple[str, str]]:
     """Tokens (now, previous) of the follow-up scenes that a split's mapping names; none if they are not there."""
-    if not dataset.second_stage_folder(split.name).is_dir():
+    folder = dataset.second_stage_folder(split.name)
+    if split.stage_pairs and not folder.is_dir():
+        _log.warning("%s: no such folder; the second stage of split %s is left out", folder, split.name)
         return []
     return [pair for group in split.stage_pairs for pair in group.second]
 

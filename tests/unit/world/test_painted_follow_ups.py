@@ -113,11 +113,13 @@ def test_in_place_needs_entries(bare, tmp_path):
         paint_pair(job(bare, None), pairs_of(bare)[0])
 
 
-def test_splits_without_scenes_have_none_to_paint(bare, tmp_path):
+def test_splits_without_scenes_have_none_to_paint(bare, tmp_path, caplog):
     assert second_stage_pairs(bare, read_split(bare, "test")) == []
     root = Path(shutil.copytree(bare.root, tmp_path / "world"))
     shutil.rmtree(root / SECOND_STAGE)
+    assert caplog.messages == []
     assert pairs_of(open_dataset(DataConfig(root=root), {})) == []
+    assert f"the second stage of split {SECOND_STAGE} is left out" in caplog.text
 
 
 def test_scenes_keep_all_but_their_sensors(bare, tmp_path):
