@@ -74,8 +74,8 @@ def _show(report: "Report", console: "Console") -> None:
         table.add_row(folder.data_split, *map(str, numbers), _size(folder.size_bytes))
     for second in report.second_stages:
         scenes, totals = f"{second.scenes} in {second.groups} groups", second.gathered.totals
-        numbers = ("", second.frames, scenes, "", totals["error"], totals["warning"])
-        table.add_row(f"{second.split} (second stage)", *map(str, numbers), _size(second.size_bytes))
+        counts = ("", second.frames, scenes, "", totals["error"], totals["warning"])
+        table.add_row(f"{second.split} (second stage)", *map(str, counts), _size(second.size_bytes))
     for name, part in (("maps", report.maps), ("split files", report.split_files)):
         table.add_row(name, "", "", "", "", str(part.totals["error"]), str(part.totals["warning"]), "")
     console.print(table)
