@@ -96,10 +96,12 @@ def picture(scenes: tuple[Scene, Scene, Scene], dataset: Dataset) -> Figure:
 def main() -> None:
     """Generates, chooses, draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="KIND")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="all without one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="generates here, or takes what is there")
     options = parser.parse_args()
+    if unknown := set(options.kinds) - set(KINDS):
+        parser.error(f"expected kinds out of {', '.join(KINDS)}, found {', '.join(sorted(unknown))}")
     few = SplitSizeConfig(logs=2, layouts=2)
     sensors = WorldSensorConfig(cameras=(CAMERA,), image_height_px=270, image_width_px=480, lidar=None)
     size = SplitSizeConfig(logs=69, layouts=24)
@@ -110,7 +112,7 @@ def main() -> None:
         dataset = open_dataset(DataConfig(root=root))
         chosen = telling(iter_scenes(dataset, "test"))
         FOLDER.mkdir(exist_ok=True)
-        for kind in options.kinds:
+        for kind in options.kinds or KINDS:
             drawn = io.BytesIO()
             picture(chosen[kind], dataset).savefig(drawn, format="png", dpi=_DPI)
             Image.open(drawn).convert("RGB").save(FOLDER / f"{kind}.jpg", quality=80, optimize=True)

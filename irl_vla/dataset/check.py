@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from irl_vla.dataset.check_frames import check_frames
-from irl_vla.dataset.check_second_scene import worst_first
 from irl_vla.dataset.check_second_stage import SecondStageReport, check_second_stage, second_stage_names
 from irl_vla.dataset.check_sensors import LIDAR, LOST_RULE, SensorFiles
 from irl_vla.dataset.check_split import check_splits
@@ -189,7 +188,7 @@ def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter
         gaps=gaps,
         scenes={split: _windows(raw, rule) for split, rule in rules.items()},
         size_bytes=size + files.size_bytes,
-        findings=tuple(merged(worst_first([*found, *files.findings]))),
+        findings=tuple(merged([*found, *files.findings])),
     )
 
 

@@ -4,7 +4,7 @@ Not checked, since nobody has said what official files hold there: timestamps of
 frame, the number of future frames in the metadata, log-style files of the same scenes, and the table of attributes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 
@@ -21,7 +21,7 @@ from irl_vla.dataset.check_second_frames import (
     tried,
 )
 from irl_vla.dataset.check_sensors import SensorFiles
-from irl_vla.dataset.findings import SEVERITIES, Breach, Finding, merged
+from irl_vla.dataset.findings import Breach, Finding, merged
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.log import parse_city
 from irl_vla.dataset.raw_frame import RawFrame, describe
@@ -73,11 +73,6 @@ class SceneFacts:
     findings: tuple[Finding, ...] = ()
 
 
-def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors, then warnings, then notes: where findings of one rule and key become one, its severity is the worst."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
 def scene_label(split: str, name: str) -> str:
     """A scene's file in findings."""
     return f"{split}/synthetic_scene_pickles/{name}.pkl"
@@ -117,7 +112,7 @@ def check_scene(dataset: Dataset, split: str, decode: bool, map_of: MapOf, name:
         _facts(name, metadata, frames),
         absent=dict(sensors.absent),
         lost=dict(sensors.lost),
-        findings=tuple(merged(worst_first([*pickle_findings, *findings, *sensors.findings]))),
+        findings=tuple(merged([*pickle_findings, *findings, *sensors.findings])),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.dataset.check_order import GAP_S
-from irl_vla.dataset.check_second_scene import REMEDY, MapOf, SceneFacts, check_scene, scene_label, worst_first
+from irl_vla.dataset.check_second_scene import REMEDY, MapOf, SceneFacts, check_scene, scene_label
 from irl_vla.dataset.check_sensors import LOST_RULE
 from irl_vla.dataset.findings import Finding, Gathered, Severity, merged
 from irl_vla.dataset.layout import Dataset
@@ -103,7 +103,7 @@ def check_second_stage(
             repeated += [] if earlier is facts else [(facts, earlier)]
         progress(facts.name)
     report.gathered.add(_repeated(split, facts, earlier) for facts, earlier in repeated)
-    report.gathered.add(merged(worst_first(_mapping_findings(dataset, split, scenes, logged))))
+    report.gathered.add(merged(_mapping_findings(dataset, split, scenes, logged)))
     for sensor, lost in report.lost.items():  # not fetched at all: a fact of the table
         if lost + report.absent.get(sensor, 0) == report.frames:
             report.gathered.drop(LOST_RULE, sensor)

@@ -84,17 +84,17 @@ class Gathered:
                 kind.examples.append(finding)
 
     def drop(self, rule: str, key: str) -> None:
-        """Forgets the findings of one rule and key."""
+        """Forgets the findings of one rule and key, which are of one severity."""
         kind = self.kinds.pop(f"{rule} {key}", None)
         if kind is not None:
             self.totals[kind.examples[0].severity] -= kind.occurrences
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding a file, rule and key: the first, with the number of all."""
-    first: dict[tuple[str, str, str], Finding] = {}
+    """One finding a file, rule, key and severity: the first, with the number of all."""
+    first: dict[tuple[str, str, str, Severity], Finding] = {}
     for finding in findings:
-        place = (finding.file, finding.rule, finding.key)
+        place = (finding.file, finding.rule, finding.key, finding.severity)
         found = first.get(place)
         first[place] = finding if found is None else replace(found, count=found.count + finding.count)
     return list(first.values())

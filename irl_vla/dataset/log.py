@@ -200,7 +200,7 @@ def parse_traffic_lights(raw: RawFrame) -> tuple[tuple[int, bool], ...]:
     for item in raw.sequence("traffic_lights"):
         try:
             connector, is_red = item
-            lights.append((int(connector), bool(is_red)))
+            lights.append((int(np.int64(connector)), bool(is_red)))
         except (TypeError, ValueError, OverflowError):
             raw.fail("traffic_lights", "pairs of lane connector id and is-red", describe(item))
     return tuple(lights)

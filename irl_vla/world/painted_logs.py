@@ -8,7 +8,7 @@ the calibration that the logs give; no log is changed. What exists is never pain
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,8 @@ from irl_vla.dataset.scenes import UNANNOTATED_PREFIX
 from irl_vla.dataset.sensors import has_image, has_sweep, write_image, write_sweep
 from irl_vla.dataset.splits import LAYOUTS_NAME
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
-from irl_vla.scene import CAMERA_NAMES, PLAN_INTERVAL_S, Camera, Frame
+from irl_vla.scene import CAMERA_NAMES, Camera, Frame
+from irl_vla.world.brake_lamps import braking_tokens
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldSensorConfig
 from irl_vla.world.lidar import cast_lidar
@@ -34,8 +35,6 @@ from irl_vla.world.rig import Mount, Rig, default_rig, rig_cameras
 
 #: Says what an output folder is painted from and how.
 RECORD_NAME: Final = "render.json"
-#: A vehicle that slowed down faster than this since the frame before shows its brake lamps.
-_BRAKE_LIGHT_MPS2: Final = -0.7
 #: Height over width of the official images; logs do not store the size of their images.
 _ASPECT: Final = 9 / 16
 
@@ -178,7 +177,7 @@ def paint_frame(job: PaintJob, city: str, before: Frame | None, frame: Frame, wa
     map_view = load_map(job.source, city)
     if lost:
         rig = Rig({key: _mount(job, key, camera) for key, camera in lost.items()})
-        for key, image in paint_cameras(frame, map_view, rig, _braking(before, frame)).items():
+        for key, image in paint_cameras(frame, map_view, rig, braking_tokens(before, frame)).items():
             write_image(job.blobs / lost[key].path, image, job.sensors.jpeg_quality)
     if lidar is None or path.exists():
         return len(lost), 0
@@ -229,20 +228,6 @@ def check_named_files(source: Path, frames: Sequence[Frame]) -> None:
     if not paths or len(set(paths)) < len(paths):
         found = "none at all" if not paths else "one that frames share"
         raise LogFormatError(f"{source}: expected paths of sensor files in the frames, found {found}; {remedy}")
-
-
-def _braking(before: Frame | None, frame: Frame) -> frozenset[str]:
-    """Track tokens of objects that slowed down since the frame before."""
-    if before is None:
-        return frozenset()
-    limit = _BRAKE_LIGHT_MPS2 * PLAN_INTERVAL_S
-    earlier = _speeds(before)
-    return frozenset(token for token, speed in _speeds(frame).items() if speed - earlier.get(token, speed) < limit)
-
-
-def _speeds(frame: Frame) -> Mapping[str, float]:
-    objects = frame.objects
-    return dict(zip(objects.track_tokens, np.hypot(*objects.velocity_mps[:, :2].T).tolist(), strict=True))
 
 
 def _link_sensor(job: PaintJob, relative: str) -> None:

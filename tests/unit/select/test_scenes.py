@@ -55,7 +55,8 @@ def test_rare_kinds_keep_trivial_scenes_until_they_have_their_share() -> None:
     kinds = {f"b{k}": "blocked" for k in range(10)} | {f"f{k}": "free" for k in range(10)}
     config = SelectionConfig(trivial_share=0.0, least_share=0.3)
     selection = select_scenes(scenes, kinds, config, scorer=ScorerConfig(), generator=np.random.default_rng(1))
-    assert selection.counts() == {"kept": 10, "kept_trivial": 5, "trivial": 5, "human_fails": 0}  # 5 of 15 is the first share above 0.3
+    # 5 of 15 is the first share above 0.3
+    assert selection.counts() == {"kept": 10, "kept_trivial": 5, "trivial": 5, "human_fails": 0}
 
 
 def test_the_threshold_decides() -> None:

@@ -14,9 +14,7 @@ from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.safe_pickle import write_pickle
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
-from irl_vla.scene import Boxes, Frame
-from irl_vla.world.painted_logs import Painted, PaintJob, _braking, begin_output, paint_log
-from tests.unit.dataset.example import frame as example_frame
+from irl_vla.world.painted_logs import Painted, PaintJob, begin_output, paint_log
 from tests.unit.dataset.tiny_world import SENSORS, write_tiny_world
 
 DRIVES = Path(__file__).parents[4] / "shared" / "real_drives"
@@ -159,19 +157,6 @@ def test_output_folders_are_not_mixed(bare, tmp_path):
     (tmp_path / "filled/x").write_text("")
     with pytest.raises(ConfigError, match="expected a new or empty folder"):
         begin_output(bare, tmp_path / "filled", SENSORS, seed=0)
-
-
-def test_brake_lamps_follow_from_two_frames():
-    def moving(index: int, speeds: tuple[float, ...]) -> Frame:
-        item = example_frame(index)
-        velocity = np.array([[speed, 0.0, 0.0] for speed in speeds])
-        tokens = tuple("abc"[: len(speeds)])
-        objects = Boxes(np.zeros((len(speeds), 7)), ("vehicle",) * len(speeds), velocity, tokens)
-        return Frame(item.token, item.timestamp_us, item.ego, objects, (), (), {}, None)
-
-    # 0.7 m/s2 over half a second is 0.35 m/s: a slows down by more, b by less; c was not there before
-    assert _braking(moving(0, (5.0, 5.0)), moving(1, (4.6, 4.7, 0.0))) == {"a"}
-    assert _braking(None, moving(1, (4.6,))) == frozenset()
 
 
 @pytest.mark.skipif(not DRIVES.is_dir(), reason="../shared/real_drives is not here")
