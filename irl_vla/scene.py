@@ -17,6 +17,17 @@ from irl_vla.geometry import Floats, relative_to
 #: Names of annotated objects, in the order of the official type values 0..6 (7, "ego", is skipped by consumers).
 OBJECT_NAMES: Final = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
 CAMERA_NAMES: Final = ("CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0")
+#: Yaw of the optical axis (degrees, left positive) and place (x, y, z in metres, ego frame) on one vehicle of the logs.
+CAMERA_MOUNTS: Final[Mapping[str, tuple[float, tuple[float, float, float]]]] = {
+    "CAM_F0": (0.0, (1.66, -0.01, 1.49)),
+    "CAM_L0": (55.0, (1.63, 0.12, 1.48)),
+    "CAM_R0": (-55.0, (1.62, -0.16, 1.48)),
+    "CAM_L1": (111.0, (1.30, 0.64, 1.37)),
+    "CAM_R1": (-111.0, (1.27, -0.61, 1.37)),
+    "CAM_L2": (141.0, (-0.50, 0.55, 1.35)),
+    "CAM_R2": (-141.0, (-0.49, -0.49, 1.35)),
+    "CAM_B0": (180.0, (-0.47, 0.02, 1.43)),
+}
 CITIES: Final = ("sg-one-north", "us-ma-boston", "us-nv-las-vegas-strip", "us-pa-pittsburgh-hazelwood")
 COMMAND_NAMES: Final = ("left", "straight", "right", "unknown")
 #: Sub-scores by their short names, in the order of every array of them, with the official evaluator's column names.

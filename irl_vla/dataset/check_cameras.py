@@ -1,6 +1,6 @@
 """Rules for the calibrations of one frame's cameras: pinhole matrices, rotations, and where each camera looks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -10,20 +10,9 @@ from irl_vla.dataset.findings import Breach
 from irl_vla.dataset.log import parse_cameras
 from irl_vla.dataset.raw_frame import RawFrame
 from irl_vla.geometry import wrap_angle
-from irl_vla.scene import Camera
+from irl_vla.scene import CAMERA_MOUNTS, Camera
 
-#: Yaw of the optical axis (degrees, left positive) and place (x, y, z in metres, rear axle) of each camera on one
-#: vehicle. Others differ by centimetres and a few degrees; a matrix in the other direction differs by far more.
-_MOUNTS: Final[Mapping[str, tuple[float, tuple[float, float, float]]]] = {
-    "CAM_F0": (0.0, (1.66, -0.01, 1.49)),
-    "CAM_L0": (55.0, (1.63, 0.12, 1.48)),
-    "CAM_R0": (-55.0, (1.62, -0.16, 1.48)),
-    "CAM_L1": (111.0, (1.30, 0.64, 1.37)),
-    "CAM_R1": (-111.0, (1.27, -0.61, 1.37)),
-    "CAM_L2": (141.0, (-0.50, 0.55, 1.35)),
-    "CAM_R2": (-141.0, (-0.49, -0.49, 1.35)),
-    "CAM_B0": (180.0, (-0.47, 0.02, 1.43)),
-}
+#: Mounts of vehicles differ by centimetres and a few degrees; a matrix in the other direction differs by far more.
 _YAW_TOLERANCE_DEG: Final = 15.0
 _PLACE_TOLERANCE_M: Final = 1.0
 #: The z of the axis that points down, of a camera that is pitched or rolled by 15 degrees.
@@ -60,7 +49,7 @@ def _mount(key: str, name: str, camera: Camera) -> Iterator[Breach]:
     if not (close and np.linalg.det(rotation) > 0):
         yield "warning", "frame.calibration", f"{key}.sensor2lidar_rotation", "expected a rotation, found a distortion"
         return
-    yaw_deg, place = _MOUNTS[name]
+    yaw_deg, place = CAMERA_MOUNTS[name]
     down, forward = rotation[:, 1], rotation[:, 2]
     found_deg = float(np.degrees(np.arctan2(forward[1], forward[0])))
     off_deg = abs(np.degrees(float(wrap_angle(np.radians(found_deg - yaw_deg)))))

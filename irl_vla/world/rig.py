@@ -12,19 +12,8 @@ import numpy as np
 
 from irl_vla.errors import ConfigError
 from irl_vla.geometry import Floats
-from irl_vla.scene import CAMERA_NAMES, Camera
+from irl_vla.scene import CAMERA_MOUNTS, CAMERA_NAMES, Camera
 
-#: Heading of the optical axis in degrees (left positive) and position x, y, z in metres.
-_MOUNTS: Final = {
-    "CAM_F0": (0.0, (1.66, -0.01, 1.49)),
-    "CAM_L0": (55.0, (1.63, 0.12, 1.48)),
-    "CAM_R0": (-55.0, (1.62, -0.16, 1.48)),
-    "CAM_L1": (111.0, (1.30, 0.64, 1.37)),
-    "CAM_R1": (-111.0, (1.27, -0.61, 1.37)),
-    "CAM_L2": (141.0, (-0.50, 0.55, 1.35)),
-    "CAM_R2": (-141.0, (-0.49, -0.49, 1.35)),
-    "CAM_B0": (180.0, (-0.47, 0.02, 1.43)),
-}
 _FOCAL_PX: Final = 1545.0
 _CENTRE_PX: Final = (960.0, 560.0)
 _FULL_SIZE_PX: Final = (1920, 1080)
@@ -61,7 +50,7 @@ def default_rig(names: Iterable[str], width: int, height: int) -> Rig:
         ConfigError: if a name is no NAVSIM camera or the size is not positive.
     """
     names = tuple(names)
-    unknown = [name for name in names if name not in _MOUNTS]
+    unknown = [name for name in names if name not in CAMERA_MOUNTS]
     if unknown:
         raise ConfigError(f"camera rig: unknown cameras {unknown}; expected names out of {', '.join(CAMERA_NAMES)}")
     if width <= 0 or height <= 0:
@@ -76,7 +65,7 @@ def default_rig(names: Iterable[str], width: int, height: int) -> Rig:
     )
     mounts = {}
     for name in names:
-        heading_deg, position = _MOUNTS[name]
+        heading_deg, position = CAMERA_MOUNTS[name]
         mounts[name] = Mount(_looking(np.radians(heading_deg)), np.array(position), intrinsic, width, height)
     return Rig(mounts)
 
