@@ -37,8 +37,9 @@ def draw_cast(kind: str, stage: Stage) -> Cast:
 
 
 def _leader(stage: Stage, headway_s: tuple[float, float], order: SlowDown | None) -> Driver:
+    """Somebody who stays ahead of the ego."""
     gap = float(stage.generator.uniform(*headway_s)) * stage.place.speed_mps + 4.0
-    return surroundings.driver_on(
+    driver = surroundings.driver_on(
         stage.network,
         stage.movement,
         stage.front_m + gap,
@@ -46,6 +47,7 @@ def _leader(stage: Stage, headway_s: tuple[float, float], order: SlowDown | None
         stage.generator,
         slow_downs=() if order is None else (order,),
     )
+    return replace(driver, style=replace(driver.style, impatience_mps2=np.inf))
 
 
 def _lead_stop(stage: Stage) -> Cast:
@@ -125,7 +127,8 @@ def _cut_in(stage: Stage) -> Cast:
     path = np.concatenate([driver.path[: int(begin)], way[int(goal) :]])
     caps = np.minimum(np.interp(np.arange(len(path)), np.arange(len(place.caps_mps)), place.caps_mps), pace)
     style = replace(driver.style, impatience_mps2=np.inf)
-    return Cast(drivers=(replace(driver, path=path, caps_mps=caps, style=style),), focus=0)
+    line_m = place.route.junction_m[0] + int(begin) - int(goal) if begin < driver.enter_m else driver.enter_m
+    return Cast(drivers=(replace(driver, path=path, caps_mps=caps, style=style, enter_m=line_m),), focus=0)
 
 
 def _red_light(stage: Stage) -> Cast:
@@ -181,7 +184,7 @@ def _occlusion(stage: Stage) -> Cast:
     found = slots_beside(stage.network, stage.movement)
     slot = int(found[np.argmin(np.abs(found[:, 1] - stage.place.event_m)), 0])
     van = surroundings.parked_vehicle(stage.network.parking_slots[slot], stage.generator, tall=True)
-    where = stage.place.event_m + van.size_m[0] / 2 + float(stage.generator.uniform(0.7, 1.3))
+    where = project(stage.place.path, van.pose) + van.size_m[0] / 2 + float(stage.generator.uniform(0.7, 1.3))
     half = stage.lane_width_m(where) / 2
     start, end = stage.beside(where, half + KERB_MARGIN_M + 0.2), stage.beside(where, -(half + 3.5))
     return _walks(stage, np.stack([start[:2], end[:2]]))._replace(parked=(van,))

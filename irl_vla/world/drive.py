@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 
 from irl_vla.geometry import PACIFICA, box_corners
@@ -17,9 +18,11 @@ from irl_vla.world.scenarios import draw_scenario
 from irl_vla.world.traffic import simulate
 from irl_vla.world.walkers import WALKER_SIZE_M
 
+Bodies: TypeAlias = npt.NDArray[np.object_]  # polygons
 _ATTEMPTS: Final = 30
 _EVENT_ATTEMPTS: Final = 8  # after so many, a clean drive without the event will do
 _NEAR_M: Final = 15.0
+_SEEN_M: Final = 90.0
 _SIDE_AIR_M: Final = 0.3
 _NOTABLE_BRAKING_MPS2: Final = -1.0
 #: Kinds that make the ego brake, unless nothing happens.
@@ -74,8 +77,12 @@ def repeatable_drive(network: Network, kind: str, frames: int, generator: np.ran
 
 
 def is_clean(scenario: Scenario, moments: Sequence[Moment]) -> bool:
-    """True if the ego stays on the road and comes closer than 30 cm to nobody."""
-    return stays_on_road(scenario, moments) and keeps_clear(scenario, moments, _SIDE_AIR_M)
+    """True if the ego stays on the road, comes closer than 30 cm to nobody, and no two others are in one place."""
+    return (
+        stays_on_road(scenario, moments)
+        and keeps_clear(scenario, moments, _SIDE_AIR_M)
+        and not any(_overlapping(scenario, moment) for moment in moments)
+    )
 
 
 def stays_on_road(scenario: Scenario, moments: Sequence[Moment]) -> bool:
@@ -90,22 +97,33 @@ def stays_on_road(scenario: Scenario, moments: Sequence[Moment]) -> bool:
 
 def keeps_clear(scenario: Scenario, moments: Sequence[Moment], air_m: float) -> bool:
     """True if the ego comes closer than ``air_m`` to nobody."""
+    for moment in moments:
+        ego = moment.poses[EGO]
+        body = shapely.Polygon(box_corners(ego, PACIFICA.length + 2 * air_m, PACIFICA.width + 2 * air_m))
+        if np.any(shapely.intersects(body, _bodies(scenario, moment, _NEAR_M))):
+            return False
+    return True
+
+
+def _overlapping(scenario: Scenario, moment: Moment) -> bool:
+    """True if two of the others are in one place, as far as one sees."""
+    bodies = _bodies(scenario, moment, _SEEN_M)
+    first, second = shapely.STRtree(bodies).query(bodies, predicate="intersects")
+    return bool(np.any(first != second))
+
+
+def _bodies(scenario: Scenario, moment: Moment, within_m: float) -> Bodies:
+    """Outlines of everybody and everything but the ego, with centres this close to it."""
+    still = [item.pose for item in (*scenario.blocking, *scenario.still)]
+    poses = np.concatenate([moment.poses[1:], moment.walkers, moment.strollers, np.array(still).reshape(-1, 3)])
     sizes = np.array(
         [driver.size_m for driver in scenario.drivers[1:]]
         + [WALKER_SIZE_M] * len(scenario.walkers)
         + [item.size_m for item in scenario.strollers]
         + [item.size_m for item in (*scenario.blocking, *scenario.still)]
     ).reshape(-1, 3)
-    still = np.array([item.pose for item in (*scenario.blocking, *scenario.still)]).reshape(-1, 3)
-    for moment in moments:
-        poses = np.concatenate([moment.poses[1:], moment.walkers, moment.strollers, still])
-        ego = moment.poses[EGO]
-        near = np.linalg.norm(poses[:, :2] - ego[:2], axis=1) < _NEAR_M  # False for drivers who left (NaN)
-        body = shapely.Polygon(box_corners(ego, PACIFICA.length + 2 * air_m, PACIFICA.width + 2 * air_m))
-        others = shapely.polygons(box_corners(poses[near], sizes[near, 0], sizes[near, 1]))
-        if np.any(shapely.intersects(body, others)):
-            return False
-    return True
+    near = np.linalg.norm(poses[:, :2] - moment.poses[EGO, :2], axis=1) < within_m  # False for drivers who left (NaN)
+    return np.asarray(shapely.polygons(box_corners(poses[near], sizes[near, 0], sizes[near, 1])))
 
 
 @lru_cache(maxsize=64)

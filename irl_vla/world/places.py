@@ -26,6 +26,7 @@ EVENTS: Final = ("jaywalker", "occlusion", "parked", "double_parked", "construct
 _STRAIGHT_PER_M: Final = 1 / 150
 _BEFORE_JUNCTION_M: Final = 60.0
 _BEHIND_JUNCTION_M: Final = 45.0
+_BESIDE_CROSSWALK_M: Final = 8.0
 _LEAST_LEAD_M: Final = 35.0
 #: From the start of the record to the stop line, undisturbed: early enough to be across at the end of short records;
 #: the same for red and green, and before one brakes for red, so that the start does not tell the light.
@@ -58,12 +59,18 @@ def room_m(network: Network, movement: int) -> float:
 
 @lru_cache(maxsize=512)
 def event_places(network: Network, movement: int) -> Floats:
-    """(E,) arc lengths where an event can be put: straight, away from the junction, early enough to start before it."""
-    lane = lane_paths(network)[movement]
+    """(E,) arc lengths where an event can be put.
+
+    Straight, away from the junction and from crosswalks, early enough to start before it.
+    """
+    lane, move = lane_paths(network)[movement], network.movements[movement]
+    into, out = network.layout.arms[move.from_arm], network.layout.arms[move.to_arm]
     along = np.arange(len(lane.path))
     bent = np.abs(path_curvature(lane.path)) > _STRAIGHT_PER_M
     straight = ~np.convolve(bent, np.ones(41), mode="same").astype(bool)
     away = (along < lane.enter_m - _BEFORE_JUNCTION_M) | (along > lane.leave_m + _BEHIND_JUNCTION_M)
+    for crosswalk in (lane.enter_m - (into.crosswalk_m or np.inf), lane.leave_m + (out.crosswalk_m or np.inf)):
+        away &= np.abs(along - crosswalk) > _BESIDE_CROSSWALK_M
     early = along < room_m(network, movement) + 150.0
     return along[straight & away & early & (along > 60.0)].astype(np.float64)
 

@@ -82,6 +82,7 @@ _DENSITY: Final = {
     "construction": 0.6,
 }
 _FROM_RAMP: Final = 0.8
+_ABREAST_M: Final = (-1.0, 0.0, 1.0)  # those who use a crosswalk at the same time
 
 
 def possible_movements(network: Network, kind: str) -> list[int]:
@@ -217,13 +218,15 @@ def _walkers(network: Network, kind: str, place: Place, generator: np.random.Gen
         near_end = 0 if is_out else 1  # the kerb beside the ego's lanes
         from_end = near_end if met and generator.random() < 0.7 else int(generator.integers(2))
         goes = not met or bool(generator.random() < 0.8)
-        for _ in range(int(generator.integers(1, 4))):
+        ahead = (walk.ends[1] - walk.ends[0]) / np.linalg.norm(walk.ends[1] - walk.ends[0])
+        sideways = np.array([-ahead[1], ahead[0]])
+        # side by side, and past each other
+        for aside in generator.permutation(_ABREAST_M)[: int(generator.integers(1, 4))]:
             end = from_end if generator.random() < 0.8 else 1 - from_end
             line = walk.ends if end == 0 else walk.ends[::-1]
-            along = (line[1] - line[0]) / np.linalg.norm(line[1] - line[0])
             walkers.append(
                 Walker(
-                    line=line + float(generator.uniform(-1.2, 1.2)) * np.array([-along[1], along[0]]),
+                    line=line + float(aside + generator.uniform(-0.1, 0.1)) * sideways,
                     speed_mps=float(generator.uniform(1.1, 1.7)),
                     margin_m=float(generator.uniform(2.0, 10.0)),
                     earliest_s=-WARM_UP_S if met else float(generator.uniform(0.0, 12.0)),

@@ -61,5 +61,6 @@ class Stage(NamedTuple):
 
     def beside(self, along_m: float, to_kerb_m: float) -> Floats:
         """(3,) pose beside the ego's path, on the side of the kerb if positive."""
-        pose = self.place.path[int(np.clip(along_m, 0, len(self.place.path) - 1))]
+        path = self.place.path
+        pose = np.array([np.interp(along_m, np.arange(len(path)), column) for column in path.T])
         return np.array([*polyline.offset(pose[None], kerb_side(self.network) * to_kerb_m)[0], pose[2]])

@@ -182,7 +182,7 @@ def _site_things(arm: Arm, closure: LaneClosure) -> tuple[Thing, ...]:
     back = np.arange(closure.end_m, closure.end_m + 12.0, _CONE_EVERY_M)
     cones = [
         *zip(slant, np.interp(slant, [start, closure.begin_m], [far, edge]), strict=True),
-        *((along, edge) for along in np.arange(closure.begin_m, closure.end_m, _SITE_CONE_EVERY_M)),
+        *((along, edge) for along in np.arange(closure.begin_m, closure.end_m - 1.0, _SITE_CONE_EVERY_M)),
         *zip(back, np.interp(back, [closure.end_m, closure.end_m + 12.0], [edge, far]), strict=True),
     ]
     across = np.linspace(min(far, edge) + 0.6, max(far, edge) - 0.6, 2)

@@ -6,7 +6,7 @@ import shapely
 
 from irl_vla.geometry import box_corners
 from irl_vla.world.drive import is_eventful
-from irl_vla.world.drivers import Driver, Scenario
+from irl_vla.world.drivers import EGO, Driver, Scenario
 from irl_vla.world.lane_changes import RAMP
 from irl_vla.world.moments import Moment
 from irl_vla.world.scenarios import draw_scenario
@@ -65,6 +65,41 @@ def test_a_parked_car_stands_until_it_pulls_out_into_the_lane() -> None:
         if leaves_s < 6.0:
             lane = lane_paths(scenario.network)[driver.movement].path[:, :2]
             assert np.linalg.norm(lane - last[:2], axis=1).min() < 0.8
+
+
+@pytest.mark.parametrize("kind", ["jaywalker", "occlusion"])
+def test_nobody_jaywalks_beside_a_crosswalk(kind: str) -> None:
+    network = make_network("cross_priority")
+    zebras = shapely.union_all([row.polygon for row in network.content.crosswalks])
+    for seed in range(40):
+        scenario = draw_scenario(network, kind, np.random.default_rng([5, seed]))
+        walk = next(walker for walker in scenario.walkers if walker.jaywalks)
+        assert shapely.LineString(walk.line).distance(zebras) > 4.0
+
+
+def test_people_who_use_a_crosswalk_keep_apart() -> None:
+    met = 0
+    for scenario, moments in single_draws("pedestrian", ("cross_signal", "cross_priority"), 8):
+        here = [k for k, walker in enumerate(scenario.walkers) if not walker.jaywalks]
+        for moment in moments:
+            places = moment.walkers[here, :2]
+            apart = np.linalg.norm(places[:, None] - places, axis=2)[np.triu_indices(len(here), 1)]
+            assert (apart > 0.7).all()
+        met += len(here) > 1
+    assert met >= 3
+
+
+def test_who_cuts_in_stops_at_the_same_line_as_the_ego() -> None:
+    met = 0
+    for seed in range(20):
+        scenario = draw_scenario(make_network("tee_signal"), "cut_in", np.random.default_rng([5, seed]))
+        driver, ego = scenario.drivers[scenario.focus], scenario.drivers[EGO]
+        x, y, heading = ego.path[round(ego.enter_m)]
+        step = driver.path[round(driver.enter_m), :2] - (x, y)
+        if driver.start_m < driver.enter_m:
+            met += 1
+            assert abs(step @ (np.cos(heading), np.sin(heading))) < 1.1
+    assert met >= 5
 
 
 def test_a_truck_at_the_corner_hides_the_major_road_and_blocks_no_lane() -> None:

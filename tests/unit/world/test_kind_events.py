@@ -1,7 +1,7 @@
 """What a scenario kind is named after comes about in its drives: facts read off the records, not off the scripts."""
 
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import shapely
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre, wrap_angle
 from irl_vla.world.drive import drive
 from irl_vla.world.drivers import EGO, Scenario
+from irl_vla.world.frames import LogStamp, make_frames
 from irl_vla.world.interaction import CLEARANCE, GREEN, RED
 from irl_vla.world.lane_changes import RAMP
 from irl_vla.world.moments import Moment
@@ -263,6 +264,8 @@ def test_occlusion_a_van_hides_who_is_about_to_cross() -> None:
         first = moments[0]
         sight = shapely.LineString([rear_axle_to_centre(first.ego.pose)[:2], first.walkers[index][:2]])
         hidden += any(sight.intersects(body) for body in bodies)
+        waits = shapely.Point(scenario.walkers[index].line[0])
+        assert 0.3 < min(waits.distance(body) for body in bodies) < 1.6
     assert hidden >= 3
 
 
@@ -328,15 +331,16 @@ def test_curve_bends_while_the_ego_slows_for_it() -> None:
         assert max(abs(moment.ego.lateral_acceleration_mps2) for moment in moments) > 0.8
 
 
-def test_others_never_touch_each_other() -> None:
-    for kind in KINDS:
-        scenario, moments = recorded(kind, SEEDS[0])
-        sizes = np.array([driver.size_m for driver in scenario.drivers])
-        for moment in moments:
-            there = np.flatnonzero(~np.isnan(moment.poses[:, 0]))
-            bodies = list(shapely.polygons(box_corners(moment.poses[there], sizes[there, 0], sizes[there, 1])))
+def test_nobody_is_where_somebody_or_something_else_is() -> None:
+    """Of the boxes that a log tells, that is, vehicles, people and things alike."""
+    for kind, seed in product(KINDS, SEEDS[:2]):
+        scenario, moments = recorded(kind, seed)
+        stamp = LogStamp("log", 0, 0)
+        for frame in make_frames(scenario, moments, stamp, range_m=90.0, rig=None, has_lidar=False):
+            boxes = frame.objects.boxes
+            bodies = list(shapely.polygons(box_corners(boxes[:, [0, 1, 6]], boxes[:, 3], boxes[:, 4])))
             first, second = shapely.STRtree(bodies).query(bodies, predicate="intersects")
-            assert not (first < second).any(), (kind, moment.time_s)
+            assert not (first < second).any(), (kind, seed, frame.timestamp_us)
 
 
 @pytest.mark.parametrize(
