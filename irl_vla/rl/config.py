@@ -23,6 +23,8 @@ class FinetuneConfig(Config):
             that is trained on a learned reward from exploiting it.
         sigma_floor_m: exploration floor of every step in metres; None keeps that of the imitation checkpoint.
         env_runners: remote samplers of one CPU each; 0 samples in the driver.
+        average: share that the running mean of the policy's weights keeps in an iteration; it is that mean that is
+            validated and kept (0: the policy of the last update).
         validate_every: iterations between true-score checks on the validation split.
         checkpoint_every: iterations between resumable checkpoints.
         max_progress_loss: a state whose true validation EP lies further below imitation's is not kept as the best.
@@ -44,6 +46,7 @@ class FinetuneConfig(Config):
     behaviour_cloning: float = Field(0.02, ge=0.0)
     sigma_floor_m: float | None = Field(None, gt=0.0)
     env_runners: int = Field(0, ge=0)
+    average: float = Field(0.9, ge=0.0, lt=1.0)
     validate_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(10, gt=0)
     max_progress_loss: float = Field(0.02, ge=0.0)

@@ -16,9 +16,10 @@ from rich.progress import track
 from irl_vla.artifact import write_text
 from irl_vla.checkpoint import Provenance
 from irl_vla.errors import ClusterError
+from irl_vla.policy.averaging import mean_policy
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.vla import save_finetuned
-from irl_vla.rl.ppo import CHAINS, ppo_config
+from irl_vla.rl.ppo import CHAINS, ChainPPO, ppo_config
 from irl_vla.rl.task import TaskSpec
 from irl_vla.token_bank import TokenBank
 
@@ -87,10 +88,9 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return history
 
 
-def planner_chain(algorithm: Any) -> DenoisingChain:
-    """The current policy, as the learner has it."""
-    chain: DenoisingChain = algorithm.get_module(DEFAULT_MODULE_ID).unwrapped().chain
-    return chain
+def planner_chain(algorithm: ChainPPO) -> DenoisingChain:
+    """The policy so far: the running average of what the learner has had, which single updates hardly shake."""
+    return mean_policy(algorithm.learned_module().average)
 
 
 def _iterate(algorithm: Any) -> dict[str, float]:

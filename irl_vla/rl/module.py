@@ -12,6 +12,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
+from irl_vla.policy.averaging import running_mean
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
 from irl_vla.policy.planner_config import DecoderConfig
@@ -45,6 +46,7 @@ class SceneCritic(nn.Module):
 class ChainModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """Starts from the imitation checkpoint; ``model_config`` holds its path, the bank's and the settings.
 
+    Where learning happens, ``average`` is the running mean of the policy's weights.
     Observations are {row, x, k, chain}; scene tokens are gathered from the memory-mapped bank by row.
     """
 
@@ -60,13 +62,14 @@ class ChainModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         self.seed = settings["seed"]
         self.clones = settings["behaviour_cloning"] > 0
         if not self.inference_only:
+            self.average = running_mean(self.chain, settings["average"])
             self.critic = SceneCritic(self.bank.layout)
             if self.clones:
                 self.imitation = copy.deepcopy(self.chain).requires_grad_(False)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What env runners do not need."""
-        return ["critic", "imitation"] if self.clones else ["critic"]
+        return ["critic", "average", "imitation"] if self.clones else ["critic", "average"]
 
     def get_exploration_action_dist_cls(self) -> Any:
         """All three distributions are the same diagonal Gaussian."""

@@ -48,11 +48,18 @@ class ChainPPO(PPO):
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=False,  # rows of one scene stay together, so that they share its keys
         )
+        module = self.learned_module()
+        module.average.update_parameters(module.chain)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self.metrics.log_dict(chain_metrics(batch, values), key=CHAINS, window=1)
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
         )
+
+    def learned_module(self) -> ChainModule:
+        """The policy as the learner has it, with what env runners do not need."""
+        module: ChainModule = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        return module
 
     def _sample(self, iteration: int) -> ChainBatch:
         if not self.env_runner_group.num_remote_workers():
@@ -66,7 +73,7 @@ class ChainPPO(PPO):
         return join_batches(batches)
 
     def _scene_values(self, batch: ChainBatch) -> Floats:
-        module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        module = self.learned_module()
         rows = torch.from_numpy(batch.scenes.rows.reshape(-1))
         with torch.no_grad():
             values: Floats = module.critic(module.tokens(rows)).numpy().astype(np.float64)
@@ -183,6 +190,7 @@ def ppo_config(spec: TaskSpec) -> PPOConfig:
                     "bank": str(spec.bank),
                     "sigma_floor_m": config.sigma_floor_m,
                     "behaviour_cloning": config.behaviour_cloning,
+                    "average": config.average,
                     "seed": spec.seed,
                 },
             )

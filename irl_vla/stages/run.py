@@ -149,6 +149,7 @@ def finetune(experiment: Experiment) -> None:
             learning_rate=config.lr,
             grad_norm=config.grad_clip,
             seed=experiment.seed,
+            average=config.average ** (1 / (config.minibatches * config.epochs)),
             validate_every=config.validate_every * config.minibatches,
             validate=validate,
         )

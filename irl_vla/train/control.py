@@ -1,4 +1,4 @@
-"""The control of fine-tuning: the planner imitates on, with the same rows, steps and learning rate.
+"""The control of fine-tuning: the planner imitates on, with the same rows, steps, learning rate and averaging.
 
 If this gains as much as PPO does, the gain was more training, not the reward.
 """
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from irl_vla.checkpoint import Provenance
+from irl_vla.policy.averaging import mean_policy, running_mean
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.vla import load_chain, save_finetuned
 from irl_vla.token_bank import ORIGINAL, TokenBank
@@ -26,6 +27,7 @@ def imitate_on(
     learning_rate: float,
     grad_norm: float,
     seed: int,
+    average: float,
     validate_every: int,
     validate: Callable[[DenoisingChain], Mapping[str, float]],
 ) -> Path:
@@ -34,6 +36,7 @@ def imitate_on(
     Args:
         policy: checkpoint to start from.
         scenes, draws: bank rows of a step and noised plans of each.
+        average: share that the running mean of the weights, which is validated and kept, keeps in a step.
 
     Returns:
         The checkpoint folder.
@@ -43,14 +46,15 @@ def imitate_on(
     logged = np.flatnonzero(bank.has_human & (bank.view == ORIGINAL))
     optimiser = torch.optim.Adam(chain.planner.parameters(), lr=learning_rate)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng([4, seed])
+    mean = running_mean(chain, average)
     best = -np.inf
     for step in range(steps + 1):
         if step % validate_every == 0 or step == steps:
-            score = validate(chain)["epdms"]
+            score = validate(mean_policy(mean))["epdms"]
             if score > best:
                 best = score
                 origin = Provenance(seed, {"bank": bank.fingerprint}, {"step": step, "val_epdms": score})
-                save_finetuned(chain, policy, folder, origin)
+                save_finetuned(mean_policy(mean), policy, folder, origin)
         if step == steps:
             break
         rows = rng.choice(logged, size=scenes, replace=scenes > len(logged))
@@ -59,6 +63,7 @@ def imitate_on(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(chain.planner.parameters(), grad_norm)
         optimiser.step()
+        mean.update_parameters(chain)
     return folder
 
 

@@ -34,6 +34,7 @@ def test_imitating_on_comes_closer_to_the_humans_and_keeps_the_best(spec: TaskSp
             learning_rate=3e-3,
             grad_norm=1.0,
             seed=seed,
+            average=0.5,
             validate_every=20,
             validate=validate,
         )

@@ -16,7 +16,7 @@ from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.env import by_chain
 from irl_vla.rl.finetune import Watch, best_row, finetune, planner_chain, read_history
-from irl_vla.rl.ppo import ppo_config
+from irl_vla.rl.ppo import ChainPPO, ppo_config
 from irl_vla.rl.task import TaskSpec, open_task
 
 from .micro import deterministic_end
@@ -39,8 +39,22 @@ def make_watch(spec: TaskSpec, reported: list[dict[str, float]]) -> Watch:
     return Watch(spec, spec.policy.parent / "finetune", validate, lambda metrics, step: reported.append(dict(metrics)))
 
 
-def weights_of(algorithm: object) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in planner_chain(algorithm).planner.parameters()]
+def weights_of(algorithm: ChainPPO) -> list[torch.Tensor]:
+    """Of the learner's policy, and of its running mean."""
+    chains = (algorithm.learned_module().chain, planner_chain(algorithm))
+    return [parameter.detach().clone() for chain in chains for parameter in chain.planner.parameters()]
+
+
+def test_what_is_judged_is_the_running_mean_of_the_policy(spec: TaskSpec) -> None:
+    algorithm = ppo_config(replace(spec, config=spec.config.with_overrides({"average": 0.75}))).build_algo()
+    seen = []
+    for _ in range(3):
+        algorithm.train()
+        seen.append([parameter.detach().clone() for parameter in algorithm.learned_module().chain.parameters()])
+    mean = planner_chain(algorithm).parameters()
+    algorithm.stop()
+    for first, second, third, found in zip(*seen, mean, strict=True):
+        torch.testing.assert_close(found, 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third)
 
 
 def test_the_stock_runner_gives_the_chains_of_the_fast_path(spec: TaskSpec) -> None:
