@@ -125,3 +125,33 @@ def write_scene(dataset, values, name=None):
     path = dataset.second_stage_folder(SPLIT) / f"{name or values['scene_metadata']['scene_token']}.pkl"
     write_records(path, values)
     return path
+
+
+def put(value, *keys):
+    """A change of a scene's values: one more, or another one, at the end of a way of keys."""
+
+    def change(values):
+        for key in keys[:-1]:
+            values = values[key]
+        values[keys[-1]] = value
+
+    return change
+
+
+def drop(*keys):
+    """A change of a scene's values: without what is at the end of a way of keys."""
+
+    def change(values):
+        for key in keys[:-1]:
+            values = values[key]
+        del values[keys[-1]]
+
+    return change
+
+
+def in_tracks(change):
+    def damage(values):
+        items = values["extended_detections_tracks"][2].tracked_objects.tracked_objects
+        items[1] = change(items[1])
+
+    return damage

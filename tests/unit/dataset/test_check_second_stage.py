@@ -28,7 +28,18 @@ from irl_vla.world.second_stage_files import SECOND_STAGE
 from irl_vla.world.sensor_config import LidarConfig
 
 from .example import CITY, LOG, frame, gradient
-from .second_stage_example import NOW, PREVIOUS, SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
+from .second_stage_example import (
+    NOW,
+    PREVIOUS,
+    SPLIT,
+    drop,
+    in_tracks,
+    put,
+    scene_dict,
+    stage_pair,
+    write_scene,
+    write_two_stage,
+)
 
 OTHER_LOG = "2024.01.02.00.00.00_veh-02_0_1"
 ASIDES = tuple(0.1 * number for number in range(8))
@@ -99,38 +110,12 @@ def test_the_example_has_no_findings(clean, view):
     assert found_in(clean, view) == {}
 
 
-def put(value, *keys):
-    def change(values):
-        for key in keys[:-1]:
-            values = values[key]
-        values[keys[-1]] = value
-
-    return change
-
-
-def drop(*keys):
-    def change(values):
-        for key in keys[:-1]:
-            values = values[key]
-        del values[keys[-1]]
-
-    return change
-
-
 def moved(microseconds, first):
     def change(values):
         for item in values["frames"][first:]:
             item["timestamp"] += microseconds
 
     return change
-
-
-def in_tracks(change):
-    def damage(values):
-        items = values["extended_detections_tracks"][2].tracked_objects.tracked_objects
-        items[1] = change(items[1])
-
-    return damage
 
 
 def upper_case(values):

@@ -18,7 +18,18 @@ from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.errors import ConfigError, LogFormatError, SceneError
 
 from .example import CITY, LOG, ORIGIN, frame, gradient
-from .second_stage_example import NOW, PREVIOUS, SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
+from .second_stage_example import (
+    NOW,
+    PREVIOUS,
+    SPLIT,
+    drop,
+    in_tracks,
+    put,
+    scene_dict,
+    stage_pair,
+    write_scene,
+    write_two_stage,
+)
 
 OTHER_LOG = "2024.01.02.00.00.00_veh-02_0_1"
 
@@ -143,42 +154,16 @@ def damaged(change):
     return values
 
 
-def without(*keys):
-    def change(values):
-        for key in keys[:-1]:
-            values = values[key]
-        del values[keys[-1]]
-
-    return change
-
-
-def put(value, *keys):
-    def change(values):
-        for key in keys[:-1]:
-            values = values[key]
-        values[keys[-1]] = value
-
-    return change
-
-
-def in_tracks(change):
-    def damage(values):
-        items = values["extended_detections_tracks"][2].tracked_objects.tracked_objects
-        items[1] = change(items[1])
-
-    return damage
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("scene_metadata"), "scene_metadata: expected the key"),
-        (without("scene_metadata", "initial_token"), r"scene_metadata\.initial_token: expected the key"),
+        (drop("scene_metadata"), "scene_metadata: expected the key"),
+        (drop("scene_metadata", "initial_token"), r"scene_metadata\.initial_token: expected the key"),
         (put("0" * 16, "scene_metadata", "initial_token"), r"scene_metadata\.initial_token: .* of 17 characters"),
         (put(9, "scene_metadata", "num_history_frames"), r"num_history_frames: expected 1 to 4"),
         (put("nowhere", "scene_metadata", "map_name"), r"scene_metadata\.map_name: expected one of"),
         (put([1, 1, 1, 1], "frames"), "frame 0: expected a dict"),
-        (without("frames", 2, "annotations", "names"), r"frame 2: annotations\.names: expected the key"),
+        (drop("frames", 2, "annotations", "names"), r"frame 2: annotations\.names: expected the key"),
         (put(["tree"], "frames", 2, "annotations", "names"), r"frame 2: annotations\.names: expected names out of"),
         (put([1.0], "frames", 3, "ego_status", "ego_pose"), r"frame 3: ego_status\.ego_pose: expected shape \(3\)"),
         (put([0, 0, 0, 0], "frames", 3, "ego_status", "driving_command"), "driving_command: expected a one-hot"),
