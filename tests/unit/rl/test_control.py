@@ -22,7 +22,7 @@ def test_imitating_on_comes_closer_to_the_humans_and_keeps_the_best(spec: TaskSp
         seen.append(float(-np.linalg.norm(gap, axis=-1).mean()))
         return {"epdms": seen[-1]}
 
-    def run(seed: int) -> DenoisingChain:
+    def run(seed: int, average: float = 0.5) -> DenoisingChain:
         seen.clear()
         folder = imitate_on(
             spec.policy,
@@ -34,7 +34,7 @@ def test_imitating_on_comes_closer_to_the_humans_and_keeps_the_best(spec: TaskSp
             learning_rate=3e-3,
             grad_norm=1.0,
             seed=seed,
-            average=0.5,
+            average=average,
             validate_every=20,
             validate=validate,
         )
@@ -48,3 +48,5 @@ def test_imitating_on_comes_closer_to_the_humans_and_keeps_the_best(spec: TaskSp
     again = run(0)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+    at_once = run(0, average=0.0)  # the same training, whose last weights are kept
+    assert any((a != b).any() for a, b in zip(first.planner.parameters(), at_once.planner.parameters(), strict=True))

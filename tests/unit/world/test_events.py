@@ -102,6 +102,20 @@ def test_who_cuts_in_stops_at_the_same_line_as_the_ego() -> None:
     assert met >= 5
 
 
+@pytest.mark.parametrize("kind", ["lead_stop", "hard_brake"])
+def test_who_is_to_brake_before_the_ego_does_not_change_lanes(kind: str) -> None:
+    """Single draws, on roads where there is a lane to change to."""
+    met = 0
+    for scenario, moments in single_draws(kind, ("cross_signal", "cross_priority"), 10):
+        if scenario.focus > 0:
+            lane = lane_paths(scenario.network)[scenario.drivers[scenario.focus].movement].path[:, :2]
+            places = np.array([moment.poses[scenario.focus, :2] for moment in moments])
+            places = places[~np.isnan(places[:, 0])]
+            met += 1
+            assert np.linalg.norm(lane - places[:, None], axis=2).min(axis=1).max() < 1.2
+    assert met >= 5
+
+
 def test_a_truck_at_the_corner_hides_the_major_road_and_blocks_no_lane() -> None:
     found = 0
     for scenario, _ in single_draws("crossing", ("cross_priority", "tee_priority"), 8):
