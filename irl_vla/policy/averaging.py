@@ -1,4 +1,4 @@
-"""A running mean of a planner's weights: what is judged and kept, because single updates shake the policy itself."""
+"""A running mean of a planner's weights: what is judged and kept, because a few updates shake the policy itself."""
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

@@ -89,7 +89,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def planner_chain(algorithm: ChainPPO) -> DenoisingChain:
-    """The policy so far: the running average of what the learner has had, which single updates hardly shake."""
+    """The policy so far: the running average of what the learner has had, which a few updates hardly shake."""
     return mean_policy(algorithm.learned_module().average)
 
 

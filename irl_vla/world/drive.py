@@ -22,7 +22,7 @@ Bodies: TypeAlias = npt.NDArray[np.object_]  # polygons
 _ATTEMPTS: Final = 30
 _EVENT_ATTEMPTS: Final = 8  # after so many, a clean drive without the event will do
 _NEAR_M: Final = 15.0
-_SEEN_M: Final = 90.0
+_SEEN_M: Final = 90.0  # as far as logs annotate by default
 _SIDE_AIR_M: Final = 0.3
 _NOTABLE_BRAKING_MPS2: Final = -1.0
 #: Kinds that make the ego brake, unless nothing happens.
