@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
+from irl_vla.policy.token_bank import BankRows, TokenBankWriter
 from irl_vla.policy.vla import build_policy, perception_hash, save_policy, token_layout
 from irl_vla.rl import task
 from irl_vla.rl.config import FinetuneConfig
@@ -27,7 +28,6 @@ from irl_vla.rl.module import ChainModule
 from irl_vla.rl.sampler import sample_chains
 from irl_vla.rl.task import ChainTask, TaskSpec, open_task
 from irl_vla.scene import SubScores
-from irl_vla.token_bank import BankRows, TokenBankWriter
 
 ROWS = 400
 

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from irl_vla.commands.compare_official import drive_scenes
+from irl_vla.cli.commands.compare_official import drive_scenes
 from irl_vla.epdms.collision import score_contacts, score_red_lights
 from irl_vla.epdms.comfort import history_comfort
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.golden.planning import map_of, moment_of
 from irl_vla.epdms.golden_records import by_scene, load_scenes, read_rows
 from irl_vla.epdms.inputs import plan_scene, prepare_scene
 from irl_vla.epdms.progress import progress
@@ -33,6 +32,7 @@ from irl_vla.epdms.road_rules import score_road_rules
 from irl_vla.epdms.rollout import interpolate_plans, simulate
 from irl_vla.epdms.scorer import ScoringContext, score_in_context, scoring_context
 from irl_vla.geometry import Floats, relative_to
+from irl_vla.judge.official.planning import map_of, moment_of
 from irl_vla.reward.proposals import constant_manoeuvre
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"

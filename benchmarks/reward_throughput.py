@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from irl_vla.policy.config import EncoderConfig
+from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
 from irl_vla.reward.backends import ModelBackend
 from irl_vla.reward.comfort import history_comforts
 from irl_vla.reward.config import BackendConfig, RewardModelConfig
 from irl_vla.reward.model import RewardWorldModel
 from irl_vla.reward.proposals import constant_manoeuvre
-from irl_vla.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
 
 ROWS, PLANS_A_ROW, REPEATS = 48, 8, 7
 

@@ -8,7 +8,7 @@ Claims, on a test split of road layouts that the training split does not have:
 * Every scenario kind is at least 3 % of the scenes; the human's own NC and DAC are at least 0.97; PDM-Closed makes at
   least 95 % of the human's progress.
 
-``--select`` keeps the scenes of ``irl_vla.select.scenes`` alone, which leaves out those whose human fails: NC and DAC
+``--select`` keeps the scenes of ``irl_vla.judge.selection`` alone, which leaves out those whose human fails: NC and DAC
 of the human are 1 there by construction. Without ``--data`` a world without sensors is generated first. Minutes on one
 core; ``--prepared`` keeps what takes longest, for the same data.
 """
@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from irl_vla.baselines import best_constant_acceleration, constant_acceleration, constant_velocity, human, reference
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.features import ego_history
 from irl_vla.dataset.layout import Dataset, open_dataset
@@ -36,11 +35,18 @@ from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.scorer import score_plans
 from irl_vla.epdms.store import PreparedStore, write_shard
-from irl_vla.evaluate import FrameId, SplitScores, difference, score_here
 from irl_vla.geometry import Floats
+from irl_vla.judge.baselines import (
+    best_constant_acceleration,
+    constant_acceleration,
+    constant_velocity,
+    human,
+    reference,
+)
+from irl_vla.judge.one_stage import FrameId, SplitScores, difference, score_here
+from irl_vla.judge.selection import select_scenes
+from irl_vla.judge.selection_config import SelectionConfig
 from irl_vla.reward.proposals import follow_path
-from irl_vla.select.config import SelectionConfig
-from irl_vla.select.scenes import select_scenes
 from irl_vla.train.config import EgoMlpConfig
 from irl_vla.train.ego_mlp import EgoMlp, ego_mlp_plans, train_ego_mlp
 from irl_vla.world.config import SplitSizeConfig, WorldConfig
@@ -113,7 +119,7 @@ def read(dataset: Dataset, split: str, folder: Path) -> Scenes:
 
 
 def selected(scenes: Scenes, seed: int) -> Scenes:
-    """The scenes that :mod:`irl_vla.select.scenes` keeps."""
+    """The scenes that :mod:`irl_vla.judge.selection` keeps."""
     kinds = {frame.token: frame.kind for frame in scenes.frames}
     prepared = (scenes.store[frame.token] for frame in scenes.frames)
     generator = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import yaml
 
 from irl_vla.config import load_values
 from irl_vla.errors import ConfigError
-from irl_vla.experiment import Experiment, load_experiment
+from irl_vla.stages.experiment import Experiment, load_experiment
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 each = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

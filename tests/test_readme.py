@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from irl_vla.cli import _STAGES, _commands
-from irl_vla.experiment import BASELINES, Experiment, load_experiment
+from irl_vla.cli.main import _STAGES, _commands
 from irl_vla.policy.config import LossWeights
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
+from irl_vla.stages.experiment import BASELINES, Experiment, load_experiment
 from irl_vla.stages.folders import TRAINED
 
 ROOT = Path(__file__).parent.parent

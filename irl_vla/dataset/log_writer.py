@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from irl_vla.artifact import content_hash
 from irl_vla.dataset.safe_pickle import write_pickle
 from irl_vla.geometry import Floats
+from irl_vla.ledger.files import content_hash
 from irl_vla.scene import CAMERA_NAMES, Boxes, Camera, Frame
 
 #: nuPlan cuts logs into scenes of 20 s, which are 40 frames.

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy._core import multiarray, numeric
 
-from irl_vla.artifact import write_bytes
 from irl_vla.errors import LogFormatError
+from irl_vla.ledger.files import write_bytes
 
 AllowedNames: TypeAlias = Mapping[tuple[str, str], Callable[..., Any]]
 

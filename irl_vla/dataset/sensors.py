@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from irl_vla.artifact import write_bytes
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.errors import LogFormatError
+from irl_vla.ledger.files import write_bytes
 from irl_vla.scene import Camera
 
 #: Rows of a sweep, which are the fields every sweep file must have (``lidar_info`` numbers the LiDAR of the rig).

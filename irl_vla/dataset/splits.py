@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import yaml
 
-from irl_vla.artifact import write_text
 from irl_vla.config import validated
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.dataset.raw_frame import describe
 from irl_vla.errors import ConfigError, LogFormatError
+from irl_vla.ledger.files import write_text
 from irl_vla.scene import FUTURE_FRAMES
 
 LAYOUTS_NAME: Final = "layouts.json"

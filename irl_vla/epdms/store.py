@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from irl_vla.artifact import atomic_path
 from irl_vla.epdms.records import ROLLOUT_STEPS, Polygons, PreparedScene, Tracks, TrafficStart
 from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.ledger.files import atomic_path
 
 SHARD_SUFFIX: Final = ".arrow"
 #: Goes up when the columns change; stores of another schema are refused.

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from irl_vla import deployment
 from irl_vla.dataset.config import SensorConfig
 from irl_vla.dataset.features import OBSERVED_ROWS, Readings, observe
 from irl_vla.errors import ConfigError, SceneError
 from irl_vla.geometry import Floats
 from irl_vla.navsim.devkit_types import AgentInput, EgoStatus, import_devkit
 from irl_vla.navsim.devkit_types import Camera as DevkitCamera
+from irl_vla.policy import deployment
 from irl_vla.policy.vla import load_policy
 from irl_vla.scene import CAMERA_NAMES, COMMAND_NAMES, FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S, Camera
 

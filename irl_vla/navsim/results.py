@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from irl_vla.artifact import atomic_path
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
+from irl_vla.ledger.files import atomic_path
 from irl_vla.scene import OFFICIAL_SUBSCORES, SUBSCORES
 
 STAGE_SUFFIXES: Final = ("_stage_one", "_stage_two")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from irl_vla.policy.batch import SceneTokens
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.planner_config import ChainConfig, DecoderConfig
-from irl_vla.token_bank import TokenLayout
+from irl_vla.policy.token_bank import TokenLayout
 
 
 class SceneKeys(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from irl_vla.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
 from irl_vla.config import validated
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
 from irl_vla.policy.batch import ObservationBatch, SceneTokens
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.config import EncoderConfig
@@ -18,7 +18,7 @@ from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.encoder import SceneEncoder
 from irl_vla.policy.planner import DiffusionPlanner
 from irl_vla.policy.planner_config import PlannerConfig, PolicyConfig
-from irl_vla.token_bank import TokenLayout
+from irl_vla.policy.token_bank import TokenLayout
 
 PRETRAIN_STAGE: Final = "pretrain"
 FINETUNE_STAGE: Final = "finetune"

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon as Patch
 from numpy.typing import NDArray
 
-from irl_vla.artifact import atomic_path
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre, relative_to
+from irl_vla.ledger.files import atomic_path
 from irl_vla.scene import MapView, Observation, Scene
 
 _VIEW_M: Final = 45.0

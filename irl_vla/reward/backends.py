@@ -19,6 +19,7 @@ from irl_vla.epdms.scorer import ScoringContext, score_in_context, scoring_conte
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import ConfigError
 from irl_vla.geometry import Floats
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.comfort import history_comforts
 from irl_vla.reward.config import BackendConfig
 from irl_vla.reward.labels import LabelSet, open_labels
@@ -26,7 +27,6 @@ from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, load_reward_model, predict_subscores
 from irl_vla.reward.proposals import comparable
 from irl_vla.scene import SUBSCORES, SubScores
-from irl_vla.token_bank import TokenBank
 
 _HC: Final = SUBSCORES.index("hc")
 #: EC, the last, is not learned.

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.proposals import ChainSampler
-from irl_vla.token_bank import TokenBank
 
 
 def load_chain_sampler(policy: Path, bank: TokenBank, rows_per_batch: int) -> ChainSampler:

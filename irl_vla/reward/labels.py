@@ -21,26 +21,34 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from irl_vla.artifact import MANIFEST_NAME, Manifest, atomic_path, content_hash, file_hash, read_manifest, write_text
 from irl_vla.config import validated
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.geometry import Floats
+from irl_vla.ledger.files import (
+    MANIFEST_NAME,
+    Manifest,
+    atomic_path,
+    content_hash,
+    file_hash,
+    read_manifest,
+    write_text,
+)
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.chains import load_chain_sampler
 from irl_vla.reward.config import LabelConfig, RewardWeights
 from irl_vla.reward.proposals import SOURCES, ChainSampler, RowFacts, fit_vocabulary, propose
 from irl_vla.reward.weights import gates, reward
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
-from irl_vla.token_bank import TokenBank
 
 SCHEMA: Final = 1
 KIND: Final = "label_set"
 REMEDY: Final = "run `irl-vla label` again"
 _JOB_NAME: Final = "job.json"
 _VOCABULARY_NAME: Final = "vocabulary.npy"
-_FINGERPRINT_KEY: Final = b"irl_vla.fingerprint"
+_FINGERPRINT_KEY: Final = b"irl_vla.judge.fingerprint"
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from irl_vla.checkpoint import load_checkpoint
 from irl_vla.config import validated
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.checkpoint import load_checkpoint
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
+from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.reward.config import RewardModelConfig
 from irl_vla.reward.loss import LOGITS, expected_subscores
 from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
-from irl_vla.token_bank import TokenBank, TokenLayout
 
 STAGE: Final = "reward"
 #: Scales that bring plan features to about 1: metres, m/s, m/s^2, rad/s.

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from irl_vla.artifact import write_text
 from irl_vla.geometry import Floats
+from irl_vla.ledger.files import write_text
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.reward.weights import RewardWeights, reward
 from irl_vla.scene import SUBSCORES

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.backends import RewardBackend
 from irl_vla.reward.comfort import pair_comforts
 from irl_vla.reward.config import RewardWeights
 from irl_vla.reward.weights import reward
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
-from irl_vla.token_bank import TokenBank
 
 Rows = NDArray[np.int64]
 PLAN_SHAPE: Final = (FUTURE_FRAMES, 3)

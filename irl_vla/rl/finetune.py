@@ -13,15 +13,15 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 from rich.progress import track
 
-from irl_vla.artifact import write_text
-from irl_vla.checkpoint import Provenance
 from irl_vla.errors import ClusterError
+from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.files import write_text
 from irl_vla.policy.averaging import mean_policy
 from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import save_finetuned
 from irl_vla.rl.ppo import CHAINS, ChainPPO, ppo_config
 from irl_vla.rl.task import TaskSpec
-from irl_vla.token_bank import TokenBank
 
 _BEST, _LATEST = "checkpoint", "latest.json"
 

@@ -16,10 +16,10 @@ from irl_vla.policy.averaging import running_mean
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
 from irl_vla.policy.planner_config import DecoderConfig
+from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.chains import chain_noise
 from irl_vla.rl.learner import CLONED_MEAN
-from irl_vla.token_bank import TokenBank, TokenLayout
 
 _CRITIC: Final = DecoderConfig(width=32, heads=2, layers=1, feedforward=64, queries=2)
 

@@ -14,13 +14,13 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from irl_vla.artifact import write_text
 from irl_vla.errors import ClusterError
+from irl_vla.judge.validation import ValidationSpec, open_validator
+from irl_vla.ledger.files import write_text
+from irl_vla.ledger.tracking import TrackingConfig, stage_run
 from irl_vla.rl.config import SweepConfig
 from irl_vla.rl.finetune import Watch, best_row, finetune, read_history
 from irl_vla.rl.task import TaskSpec
-from irl_vla.rl.validation import ValidationSpec, open_validator
-from irl_vla.tracking import TrackingConfig, stage_run
 
 METRIC: Final = "epdms"
 _AXES: Final = ("safety", "comfort", "efficiency")

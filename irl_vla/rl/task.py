@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PLAN_SIZE
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import RewardBackend, make_backend
 from irl_vla.reward.config import RewardWeights
 from irl_vla.rl.config import FinetuneConfig
-from irl_vla.token_bank import TokenBank
 
 
 @dataclass(frozen=True)

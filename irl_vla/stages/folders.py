@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.experiment import Experiment, StageFolder
+from irl_vla.stages.experiment import Experiment, StageFolder
 
 if TYPE_CHECKING:
     from irl_vla.dataset.layout import Dataset
     from irl_vla.epdms.store import PreparedStore
+    from irl_vla.judge.validation import ValidationSpec
     from irl_vla.rl.task import TaskSpec
-    from irl_vla.rl.validation import ValidationSpec
 
 #: Settings by section that decide how fast a result is reached, not which: a run may be taken up with others.
 _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -67,7 +67,7 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     chosen. Read by token, and take the tokens from the split.
     """
     from irl_vla.dataset.splits import all_windows
-    from irl_vla.prepare import prepare_split
+    from irl_vla.judge.prepare import prepare_split
     from irl_vla.world.plan import SPLITS
 
     folder = experiment.shared / "prepared" / split
@@ -155,7 +155,7 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
 
 def validation_spec(experiment: Experiment) -> "ValidationSpec":
     """What watches fine-tuning: bank and prepared scenes of the validation split."""
-    from irl_vla.rl.validation import ValidationSpec
+    from irl_vla.judge.validation import ValidationSpec
 
     store = prepared(experiment, experiment.data.val)
     reward = train_reward(experiment).path / "checkpoint"

@@ -11,15 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from irl_vla import baselines
-from irl_vla.artifact import write_text
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.second_stage import TOKEN_LENGTH
 from irl_vla.dataset.splits import StagePair, read_split
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.evaluate import (
+from irl_vla.geometry import Floats
+from irl_vla.judge import baselines
+from irl_vla.judge.fingerprint import Fingerprint, fingerprint, write_fingerprint
+from irl_vla.judge.one_stage import (
     FrameId,
     SplitScores,
     bank_plans,
@@ -30,18 +31,17 @@ from irl_vla.evaluate import (
     score_split,
     write_csv,
 )
-from irl_vla.evaluate_two_stage import PairScores, render_stages, score_pairs, two_stage_rows, usable_pairs
-from irl_vla.experiment import Experiment
-from irl_vla.fingerprint import Fingerprint, fingerprint, write_fingerprint
-from irl_vla.geometry import Floats
+from irl_vla.judge.two_stage import PairScores, render_stages, score_pairs, two_stage_rows, usable_pairs
+from irl_vla.judge.validation import opinions
+from irl_vla.ledger.files import write_text
 from irl_vla.navsim.results import OfficialResults, one_stage_results, two_stage_results, write_results
+from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
 from irl_vla.reward.config import BackendConfig
-from irl_vla.rl.validation import opinions
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
-from irl_vla.token_bank import ORIGINAL, TokenBank
+from irl_vla.stages.experiment import Experiment
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp
 
 GENERATED: Final = "Generated data: not a NAVSIM result."

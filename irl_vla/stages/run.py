@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from irl_vla.cli.outcome import exit_status
 from irl_vla.config import Config
-from irl_vla.experiment import Experiment, StageFolder, load_experiment
-from irl_vla.outcome import exit_status
+from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
+from irl_vla.stages.experiment import Experiment, StageFolder, load_experiment
 from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, training_scorer, validation_spec
-from irl_vla.tracking import StageRun, stage_run
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +130,9 @@ def finetune(experiment: Experiment) -> None:
         return
     folder = stage.begin()
     with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
+        from irl_vla.judge.validation import open_validator
         from irl_vla.rl.finetune import Watch
         from irl_vla.rl.finetune import finetune as improve
-        from irl_vla.rl.validation import open_validator
         from irl_vla.train.control import imitate_on
 
         spec, validate = task_spec(experiment), open_validator(validation_spec(experiment))
@@ -163,7 +163,7 @@ def sweep(experiment: Experiment) -> None:
     with _session(experiment), _tracked(experiment, "sweep", experiment.sweep) as run:
         from irl_vla.rl.sweep import SweepJob
         from irl_vla.rl.sweep import sweep as search
-        from irl_vla.stages.show import write_sweep
+        from irl_vla.stages.report_page import write_sweep
 
         rows = search(
             SweepJob(
@@ -186,7 +186,7 @@ def evaluate(experiment: Experiment) -> None:
     folders.require_policies(experiment)
     dataset, folder = folders.dataset(experiment), experiment.folder / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
-        from irl_vla.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
+        from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.stages.judge import write_evaluation
 
         store = prepared(experiment, experiment.data.test)
@@ -200,7 +200,7 @@ def evaluate(experiment: Experiment) -> None:
 def report(experiment: Experiment) -> None:
     """Collects tables and pictures of all seeds into one HTML page."""
     with _tracked(experiment, "report", experiment.report) as run:
-        from irl_vla.stages.show import write_report
+        from irl_vla.stages.report_page import write_report
 
         page = write_report(experiment, folders.dataset(experiment))
         run.artifact(page.parent, "report")
@@ -220,7 +220,7 @@ STAGES: Final[dict[str, Callable[[Experiment], None]]] = {
 
 
 def _session(experiment: Experiment) -> AbstractContextManager[None]:
-    from irl_vla.session import ray_session
+    from irl_vla.stages.session import ray_session
 
     return ray_session(experiment.ray)
 

@@ -10,7 +10,6 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from irl_vla.artifact import MANIFEST_NAME, content_hash, read_manifest
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
@@ -18,7 +17,8 @@ from irl_vla.dataset.splits import LAYOUTS_NAME, StagePair, all_windows, read_sp
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore, rebuild
 from irl_vla.errors import SceneError
-from irl_vla.evaluate import (
+from irl_vla.judge.fingerprint import Fingerprint, Rule, fingerprint, sources_hash, write_fingerprint
+from irl_vla.judge.one_stage import (
     FrameId,
     SplitScores,
     frame_rows,
@@ -29,12 +29,12 @@ from irl_vla.evaluate import (
     unfit_plans,
     write_csv,
 )
-from irl_vla.evaluate_two_stage import render_stages, score_pairs, two_stage_rows, usable_pairs
-from irl_vla.fingerprint import Fingerprint, Rule, fingerprint, sources_hash, write_fingerprint
-from irl_vla.plan_file import PlanFile, read_plan_file
-from irl_vla.prepare import KIND, SCHEMA, failed_scenes, prepare_split
-from irl_vla.session import RayConfig, ray_session
+from irl_vla.judge.plan_file import PlanFile, read_plan_file
+from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
+from irl_vla.judge.two_stage import render_stages, score_pairs, two_stage_rows, usable_pairs
+from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
 from irl_vla.stages.judge import GENERATED, REAL
+from irl_vla.stages.session import RayConfig, ray_session
 
 BAD_TOKENS_NAME: Final = "bad_tokens.csv"
 _SHOWN: Final = 10

@@ -4,12 +4,12 @@ import logging
 
 import numpy as np
 
-from irl_vla.artifact import content_hash, read_manifest
-from irl_vla.experiment import Experiment
-from irl_vla.select.config import SelectionConfig
-from irl_vla.select.split import begin_selection, is_selected, narrow_split, write_selection
-from irl_vla.session import ray_session
+from irl_vla.judge.selected_split import begin_selection, is_selected, narrow_split, write_selection
+from irl_vla.judge.selection_config import SelectionConfig
+from irl_vla.ledger.files import content_hash, read_manifest
 from irl_vla.stages import folders
+from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.session import ray_session
 from irl_vla.world.generate import MANIFEST_KIND, SCHEMA
 from irl_vla.world.plan import SPLITS
 

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from irl_vla.artifact import MANIFEST_NAME
+from irl_vla.ledger.files import MANIFEST_NAME
 from irl_vla.policy.batch import collate_samples
 from irl_vla.policy.encoder import SceneEncoder
 from irl_vla.policy.planner import pack_tokens
+from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter
 from irl_vla.policy.vla import perception_hash, token_layout
-from irl_vla.token_bank import BankRows, TokenBank, TokenBankWriter
 from irl_vla.train.data import Samples
 from irl_vla.train.loop import all_cores
 

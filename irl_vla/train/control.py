@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irl_vla.checkpoint import Provenance
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.averaging import mean_policy, running_mean
 from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain, save_finetuned
-from irl_vla.token_bank import ORIGINAL, TokenBank
 
 
 def imitate_on(

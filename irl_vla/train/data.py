@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from irl_vla.artifact import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
 from irl_vla.dataset.config import TargetConfig, ViewConfig
 from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
 from irl_vla.dataset.layout import Dataset
@@ -29,16 +28,17 @@ from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.dataset.targets import build_targets
 from irl_vla.dataset.views import scene_views
-from irl_vla.deployment import sensor_config
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats, compose, relative_to
+from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
 from irl_vla.policy.batch import Layout, encode_sample, encode_targets, sample_layout, target_layout
 from irl_vla.policy.config import EncoderConfig
+from irl_vla.policy.deployment import sensor_config
+from irl_vla.policy.token_bank import ORIGINAL, BankRows
 from irl_vla.scene import FUTURE_FRAMES, Scene
-from irl_vla.token_bank import ORIGINAL, BankRows
 from irl_vla.train.config import SampleConfig
-from irl_vla.train.painting import PaintedSensors
 from irl_vla.world.config import WorldSensorConfig
+from irl_vla.world.painted_views import PaintedSensors
 
 KIND: Final = "sample_cache"
 SCHEMA: Final = 1

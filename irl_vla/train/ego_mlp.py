@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irl_vla.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from irl_vla.config import validated
 from irl_vla.geometry import Floats
+from irl_vla.ledger.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from irl_vla.policy.codec import PLAN_SIZE, PlanCodec
 from irl_vla.scene import COMMAND_NAMES
 from irl_vla.train.config import EgoMlpConfig

@@ -18,19 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from irl_vla.artifact import content_hash
-from irl_vla.checkpoint import Provenance
 from irl_vla.dataset.config import DataConfig, ViewConfig
 from irl_vla.dataset.layout import Dataset
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
+from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.files import content_hash
 from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, collate_samples, collate_targets
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.encoder import parameter_groups, weighted_loss
 from irl_vla.policy.planner_config import PolicyConfig
+from irl_vla.policy.token_bank import ORIGINAL
 from irl_vla.policy.vla import Policy, build_policy, save_policy
-from irl_vla.token_bank import ORIGINAL
 from irl_vla.train.bank import write_bank
 from irl_vla.train.config import ImitationConfig
 from irl_vla.train.data import SampleJob, Samples, open_samples, write_samples
@@ -47,8 +47,8 @@ from irl_vla.train.loop import (
     run_training,
     step_generator,
 )
-from irl_vla.train.painting import world_sensors
 from irl_vla.train.validation import validate
+from irl_vla.world.painted_views import world_sensors
 
 SPLITS: Final = ("train", "val", "test")
 _STAGE: Final = "pretrain"

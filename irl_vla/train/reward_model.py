@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from irl_vla.artifact import MANIFEST_NAME, content_hash, file_hash
-from irl_vla.checkpoint import Provenance, save_checkpoint
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
+from irl_vla.ledger.files import MANIFEST_NAME, content_hash, file_hash
+from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.reward.labels import LabelSet, open_labels
 from irl_vla.reward.loss import LEARNED, class_weights, subscore_losses, total_loss
 from irl_vla.reward.model import STAGE, RewardWorldModel, predict_subscores
 from irl_vla.reward.quality import QualityReport, quality_report
 from irl_vla.scene import SUBSCORES
-from irl_vla.token_bank import TokenBank, TokenLayout
 from irl_vla.train.loop import (
     SELECTION,
     Report,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
-from irl_vla.evaluate import FrameId, score_here
 from irl_vla.geometry import Floats
+from irl_vla.judge.one_stage import FrameId, score_here
 from irl_vla.policy.batch import IGNORED, collate_samples
 from irl_vla.policy.semantic import answer_accuracy
 from irl_vla.policy.vla import Policy

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from irl_vla.artifact import content_hash
 from irl_vla.dataset.log_writer import sweep_path
 from irl_vla.geometry import Floats, relative_to, rotate
+from irl_vla.ledger.files import content_hash
 from irl_vla.scene import COMMAND_NAMES, Boxes, EgoStatus, Frame
 from irl_vla.world.brake_lamps import is_braking
 from irl_vla.world.drivers import EGO, Scenario

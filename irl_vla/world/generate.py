@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from irl_vla.artifact import MANIFEST_NAME, Manifest, read_manifest, write_text
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.log_writer import LogMeta, write_log
@@ -24,6 +23,7 @@ from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.files import MANIFEST_NAME, Manifest, read_manifest, write_text
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from irl_vla.artifact import content_hash, write_text
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.dataset.log import read_log
 from irl_vla.dataset.log_writer import camera_dict, sweep_path
@@ -26,6 +25,7 @@ from irl_vla.dataset.scenes import UNANNOTATED_PREFIX
 from irl_vla.dataset.sensors import has_image, has_sweep, write_image, write_sweep
 from irl_vla.dataset.splits import LAYOUTS_NAME
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
+from irl_vla.ledger.files import content_hash, write_text
 from irl_vla.scene import CAMERA_NAMES, Camera, Frame
 from irl_vla.world.brake_lamps import braking_tokens
 from irl_vla.world.cameras import paint_cameras

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from irl_vla.artifact import content_hash, write_text
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.log_writer import LogMeta, camera_dict, sweep_path, write_log
 from irl_vla.dataset.nuplan_records import DetectionsTracks, detections_of, lights_of, write_records
 from irl_vla.dataset.splits import StagePair, write_split
 from irl_vla.geometry import compose, rotate
+from irl_vla.ledger.files import content_hash, write_text
 from irl_vla.scene import CAMERA_NAMES, FUTURE_FRAMES, HISTORY_FRAMES, Frame
 from irl_vla.world.follow_up import Deviation, FollowUp
 from irl_vla.world.rig import Rig, rig_cameras

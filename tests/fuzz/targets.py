@@ -11,12 +11,12 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import yaml
 
-from irl_vla.dataset.check import check_log
-from irl_vla.dataset.check_second_scene import check_scene
+from irl_vla.dataset.checks.dataset import check_log
+from irl_vla.dataset.checks.maps import check_maps
+from irl_vla.dataset.checks.second_scene import check_scene
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.log import read_log
-from irl_vla.dataset.maps.check import check_maps
 from irl_vla.dataset.maps.reader import INDEX_NAME, city_path, load_map, read_map
 from irl_vla.dataset.nuplan_records import write_records
 from irl_vla.dataset.second_stage import read_second_stage

@@ -16,12 +16,12 @@ from irl_vla.epdms import inputs
 from irl_vla.epdms.collision import Occupancy, occupancy_of, red_lights, replay_tracks
 from irl_vla.epdms.comfort import extended_comfort, history_comfort, history_rows
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.golden.observation import Observation
 from irl_vla.epdms.road_rules import road_geometry
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.epdms.subscores import RolloutScores, score_rollouts
 from irl_vla.epdms.two_stage import second_stage_weights
 from irl_vla.geometry import Floats
+from irl_vla.judge.official.observation import Observation
 
 from ..unit.driving.straight_map import straight_map
 from ..unit.epdms import driving_scene, straight_road
@@ -241,8 +241,8 @@ def far_second_stage() -> Iterator[Observation]:
 
 def endpoint_of_a_plan() -> Iterator[Observation]:
     """§18: the second stage is weighted by where the plan ends, whether or not the rollout gets there."""
-    from irl_vla.evaluate import FrameId  # loads Ray
-    from irl_vla.evaluate_two_stage import _score
+    from irl_vla.judge.one_stage import FrameId  # loads Ray
+    from irl_vla.judge.two_stage import _score
 
     scene, plan = straight_road.scene(), straight_road.plan(2.0)  # 8 m; from 10 m/s the vehicle rolls on beyond
     store = cast("PreparedStore", {scene.token: scene})

@@ -1,7 +1,7 @@
 """Looks at a few recorded rows and stops at the first that is computed otherwise: a child of ``test_mutations``.
 
 ``python -m tests.golden.mutation_probe PROBE ROW...`` prints "same", or the column that differs. It looks at whatever
-``irl_vla`` lies in the current directory, and compares as ``python -m irl_vla.epdms.golden`` does.
+``irl_vla`` lies in the current directory, and compares as ``python -m irl_vla.judge.official`` does.
 """
 
 import json
@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import irl_vla
-from irl_vla.epdms.golden import cases, planning, results
-from irl_vla.epdms.golden.observation import METRES, Observation, same
 from irl_vla.epdms.golden_records import by_scene, read_json, read_rows
 from irl_vla.epdms.tracks import interpolate_tracks
 from irl_vla.geometry import wrap_angle
+from irl_vla.judge.official import cases, planning, results
+from irl_vla.judge.official.observation import METRES, Observation, same
 
 from .cases_by_hand import CASES as BY_HAND
 

@@ -14,6 +14,6 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("folder", ["data", "inputs"])
 def test_golden_cases_stay_within_their_arrays(tmp_path: Path, folder: str) -> None:
     checked = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "irl_vla.epdms.golden", str(HERE / folder)]
+    command = [sys.executable, "-m", "irl_vla.judge.official", str(HERE / folder)]
     finished = subprocess.run(command, env=checked, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from irl_vla.epdms.golden.__main__ import main
-from irl_vla.epdms.golden.compare import compare_folder
-from irl_vla.epdms.golden.observation import Comparison
-from irl_vla.epdms.golden.planning import frame_objects_of, map_of, moment_of
 from irl_vla.epdms.golden_records import by_scene, read_rows
 from irl_vla.epdms.inputs import plan_scene
 from irl_vla.epdms.tracks import interpolate_tracks
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import wrap_angle
+from irl_vla.judge.official.__main__ import main
+from irl_vla.judge.official.compare import compare_folder
+from irl_vla.judge.official.observation import Comparison
+from irl_vla.judge.official.planning import frame_objects_of, map_of, moment_of
 from irl_vla.scene import OBJECT_NAMES
 
 INPUTS = Path(__file__).parent / "inputs"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from irl_vla.epdms.golden.observation import compared
+from irl_vla.judge.official.observation import compared
 
 from .cases_by_hand import CASES
 from .mutation_probe import PROBES, SAME

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.commands.compare_official import drive_scenes
-from irl_vla.epdms.golden.drives import check_drives
-from irl_vla.epdms.golden.observation import Comparison, compared
+from irl_vla.cli.commands.compare_official import drive_scenes
 from irl_vla.errors import CheckpointError
+from irl_vla.judge.official.drives import check_drives
+from irl_vla.judge.official.observation import Comparison, compared
 
 DRIVES = Path(__file__).parents[3] / "shared" / "real_drives"
 pytestmark = pytest.mark.skipif(not DRIVES.is_dir(), reason="../shared/real_drives is not here")

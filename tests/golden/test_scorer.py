@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.golden.__main__ import main
-from irl_vla.epdms.golden.compare import compare_folder
 from irl_vla.epdms.golden_records import load_scenes, read_rows
 from irl_vla.epdms.records import Polygons, PreparedScene
 from irl_vla.epdms.scorer import ScoredPlans, score_plans
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats, rotate, wrap_angle
+from irl_vla.judge.official.__main__ import main
+from irl_vla.judge.official.compare import compare_folder
 
 DATA = Path(__file__).parent / "data"
 CONFIG = ScorerConfig()

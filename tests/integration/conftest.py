@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.experiment import Experiment, load_experiment
+from irl_vla.stages.experiment import Experiment, load_experiment
 
 from .command import SMOKE, Finished, run
 

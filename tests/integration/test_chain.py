@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.checkpoint import load_checkpoint
-from irl_vla.evaluate import frames_of_bank
+from irl_vla.judge.one_stage import frames_of_bank
+from irl_vla.ledger.checkpoint import load_checkpoint
+from irl_vla.ledger.tracking import child_runs, open_store
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.labels import open_labels
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 from irl_vla.stages.folders import TRAINED
 from irl_vla.stages.judge import GENERATED
-from irl_vla.token_bank import TokenBank
-from irl_vla.tracking import child_runs, open_store
 
 from .command import run, stamps
 from .conftest import Chain

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from irl_vla.cli import _STAGES
-from irl_vla.experiment import load_experiment
+from irl_vla.cli.main import _STAGES
+from irl_vla.stages.experiment import load_experiment
 from irl_vla.world.config import SplitSizeConfig, WorldConfig
 from irl_vla.world.generate import generate
 
@@ -22,7 +22,7 @@ PIPELINES = sorted(path.stem for path in (ROOT / "pipelines").glob("[!_]*.py"))
 HEAVY = ("ray", "torch", "transformers", "diffusers", "mlflow", "numba", "scipy", "pyarrow", "pandas", "matplotlib")
 MODULES = """
 import sys
-from irl_vla.cli import main
+from irl_vla.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as end:

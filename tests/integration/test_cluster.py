@@ -36,7 +36,7 @@ TINY = (
 #: What a stage's driver does inside a job, without a stage: where are tasks run, and with which variables?
 JOIN = """
 import os
-from irl_vla.session import RayConfig, ray_session
+from irl_vla.stages.session import RayConfig, ray_session
 with ray_session(RayConfig(cpus=7)):
     import ray
     task = ray.remote(lambda: (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["OMP_NUM_THREADS"]))

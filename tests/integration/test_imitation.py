@@ -23,8 +23,8 @@ from irl_vla.errors import CheckpointError
 from irl_vla.policy.batch import collate_samples
 from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.planner_config import DecoderConfig, PlannerConfig, PolicyConfig
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy, perception_hash
-from irl_vla.token_bank import TokenBank
 from irl_vla.train.bank import write_bank
 from irl_vla.train.config import EgoMlpConfig, ImitationConfig, SampleConfig
 from irl_vla.train.data import Samples, encode_view, write_samples
@@ -189,7 +189,7 @@ def test_training_rows_have_a_human(samples: Samples) -> None:
 PROGRAM = """
 import pickle, sys
 from pathlib import Path
-from irl_vla.session import RayConfig, ray_session
+from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train.imitation import pretrain
 inputs, policy, config = pickle.loads(Path(sys.argv[1]).read_bytes())
 with ray_session(RayConfig(cpus=1)):

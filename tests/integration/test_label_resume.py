@@ -29,7 +29,7 @@ from pathlib import Path
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.reward.config import LabelConfig, ProposalConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
-from irl_vla.session import RayConfig, ray_session
+from irl_vla.stages.session import RayConfig, ray_session
 bank, store, out = map(Path, sys.argv[1:])
 config = LabelConfig(rows_per_shard=2, proposals=ProposalConfig(vocabulary_size=16))
 with ray_session(RayConfig(cpus=2)):
@@ -40,7 +40,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from irl_vla.reward.config import RewardTrainConfig
-from irl_vla.session import RayConfig, ray_session
+from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train.reward_model import train_reward
 bank, labels, out = map(Path, sys.argv[1:])
 config = RewardTrainConfig(steps=120, checkpoint_every=30, rows_per_batch=8, proposals_per_row=16)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.baselines import constant_velocity
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.fingerprint import read_fingerprint
-from irl_vla.plan_file import write_plans
+from irl_vla.judge.baselines import constant_velocity
+from irl_vla.judge.fingerprint import read_fingerprint
+from irl_vla.judge.plan_file import write_plans
 
 from .command import SMOKE, run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from irl_vla.tracking import child_runs, open_store
+from irl_vla.ledger.tracking import child_runs, open_store
 
 from .command import PATIENCE_S, run, stamps, start
 from .conftest import Chain

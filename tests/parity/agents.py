@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import iter_scenes
-from irl_vla.deployment import plan_of, sensor_config
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.navsim.agent import CONFIG_PATH, NAME
 from irl_vla.navsim.submission import write_submission
 from irl_vla.policy.codec import PlanCodec
+from irl_vla.policy.deployment import plan_of, sensor_config
 from irl_vla.policy.vla import build_policy, load_policy, save_policy
 from tests.unit.navsim.files import HEADER
 from tests.unit.policy.test_planner_core import human_plans

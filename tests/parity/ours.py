@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from irl_vla.baselines import constant_acceleration, constant_velocity, reference
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.maps.reader import load_map
@@ -19,9 +18,10 @@ from irl_vla.epdms.records import POLYGON_LAYERS, PreparedScene
 from irl_vla.epdms.scorer import final_score, score_plans
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.epdms.tracks import frame_objects
-from irl_vla.evaluate import FrameId, SplitScores, join_scores, score_log
-from irl_vla.evaluate_two_stage import STAGES, score_pairs_here
 from irl_vla.geometry import Floats, rear_axle_to_centre
+from irl_vla.judge.baselines import constant_acceleration, constant_velocity, reference
+from irl_vla.judge.one_stage import FrameId, SplitScores, join_scores, score_log
+from irl_vla.judge.two_stage import STAGES, score_pairs_here
 from irl_vla.scene import MapView, Scene
 from irl_vla.world.config import SplitSizeConfig, TwoStageConfig, WorldConfig
 from irl_vla.world.generate import generate

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from irl_vla.dataset.check import check_dataset
+from irl_vla.dataset.checks.dataset import check_dataset
 from irl_vla.dataset.layout import Dataset
 from irl_vla.world.second_stage_files import SECOND_STAGE
 from tests.parity.agents import agent_answer, agent_request

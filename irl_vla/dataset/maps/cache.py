@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
-from irl_vla.artifact import file_hash, write_bytes
 from irl_vla.geometry import Floats
+from irl_vla.ledger.files import file_hash, write_bytes
 from irl_vla.scene import Area, Lane, MapView, Roadblock
 
 #: Raised when the records of a map or the layout of an entry change.

@@ -13,7 +13,6 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from irl_vla.artifact import atomic_path, write_text
 from irl_vla.dataset.maps.content import (
     CITY_VERSION,
     AreaRow,
@@ -26,6 +25,7 @@ from irl_vla.dataset.maps.content import (
 from irl_vla.dataset.maps.layers import STORED_CRS
 from irl_vla.dataset.maps.reader import INDEX_NAME
 from irl_vla.errors import MapError
+from irl_vla.ledger.files import atomic_path, write_text
 
 #: GeoPackages record when they were written: a fixed date makes equal maps equal files. The file is renamed when whole,
 #: so that SQLite need not flush after every layer.

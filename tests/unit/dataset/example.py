@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from irl_vla.artifact import content_hash
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.log import LogMeta, write_log
@@ -23,6 +22,7 @@ from irl_vla.dataset.maps.content import (
 from irl_vla.dataset.maps.writer import map_path, write_index, write_map
 from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
+from irl_vla.ledger.files import content_hash
 from irl_vla.scene import Boxes, Camera, EgoStatus, Frame
 
 CITY = "us-nv-las-vegas-strip"

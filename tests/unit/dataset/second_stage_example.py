@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from irl_vla.artifact import content_hash
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.nuplan_records import detections_of, lights_of, write_records
 from irl_vla.dataset.splits import StagePair, write_split
+from irl_vla.ledger.files import content_hash
 from irl_vla.scene import CAMERA_NAMES
 
 from .example import CITY, LOG, ORIGIN, frame, write_example

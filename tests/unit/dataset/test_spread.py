@@ -18,7 +18,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from irl_vla.dataset.spread import spread
-from irl_vla.outcome import exit_status
+from irl_vla.cli.outcome import exit_status
 
 def work(item):
     (Path(sys.argv[1]) / str(item)).write_text(str(os.getpid()))

@@ -11,17 +11,17 @@ import pytest
 import torch
 import yaml
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.safe_pickle import read_pickle
 from irl_vla.dataset.scenes import iter_scenes
-from irl_vla.deployment import checkpoint_folder, plan_of, sensor_config
 from irl_vla.errors import CheckpointError, ConfigError, SceneError
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.navsim.agent import CONFIG_PATH, devkit_readings, irl_vla_agent
 from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PlanCodec
+from irl_vla.policy.deployment import checkpoint_folder, plan_of, sensor_config
 from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.vla import build_policy, load_policy, save_policy
 from irl_vla.scene import Scene

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla import session
-from irl_vla.cli import main
+from irl_vla.cli.main import main
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.scenes import scene_refs
+from irl_vla.judge.plan_file import write_plans
 from irl_vla.navsim.submission import read_submission
-from irl_vla.plan_file import write_plans
-from irl_vla.stages import folders
+from irl_vla.stages import folders, session
 from tests.unit.dataset.example import write_example
 from tests.unit.epdms.straight_road import scene
 from tests.unit.navsim.files import plans

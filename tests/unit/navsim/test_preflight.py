@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.cli import main
+from irl_vla.cli.main import main
 from irl_vla.dataset.safe_pickle import write_pickle
 from irl_vla.navsim.devkit_types import SUBMISSION_CLASSES, Trajectory, TrajectorySampling
 from irl_vla.navsim.preflight import SubmissionFinding, check_submission

@@ -12,7 +12,7 @@ from irl_vla.policy.codec import PLAN_SIZE, PlanCodec
 from irl_vla.policy.diffusion import DenoisingChain, ddim_scheduler
 from irl_vla.policy.planner import DiffusionPlanner, SceneDecoder, pack_tokens, unpack_tokens
 from irl_vla.policy.planner_config import ChainConfig, DecoderConfig
-from irl_vla.token_bank import TokenLayout
+from irl_vla.policy.token_bank import TokenLayout
 
 LAYOUT = TokenLayout({"meta": 2, "bev": 5, "map": 4, "object": 3, "ego": 2}, 16)
 DECODER = DecoderConfig(width=16, heads=2, layers=2, feedforward=24, queries=2)

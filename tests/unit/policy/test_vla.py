@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner import pack_tokens

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irl_vla.cli import main
+from irl_vla.cli.main import main
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes, load_scene
 from irl_vla.report.scene_sheet import scene_sheet

@@ -6,8 +6,8 @@ import numpy as np
 
 from irl_vla.epdms.records import POLYGON_LAYERS, REFERENCE_STEPS, ROLLOUT_STEPS, Polygons, PreparedScene, Tracks
 from irl_vla.epdms.store import write_shard
+from irl_vla.policy.token_bank import BankRows, TokenBankWriter, TokenLayout
 from irl_vla.reward.proposals import constant_manoeuvre
-from irl_vla.token_bank import BankRows, TokenBankWriter, TokenLayout
 
 LAYOUT = TokenLayout({"meta": 2, "bev": 4, "map": 2, "object": 3, "ego": 2}, 16)
 START_US = 1_620_000_000_000_000

@@ -5,6 +5,7 @@ import torch
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import ConfigError
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.audit import audit
 from irl_vla.reward.backends import MixBackend, ModelBackend, ScorerBackend, VocabularyBackend, make_backend
@@ -13,7 +14,6 @@ from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
 from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, predict_subscores
 from irl_vla.scene import SUBSCORES, SubScores
-from irl_vla.token_bank import TokenBank
 
 from .roads import straight, write_world
 

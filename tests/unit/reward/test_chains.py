@@ -4,11 +4,11 @@ import torch
 
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PlannerConfig
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_chain
 from irl_vla.reward.chains import chain_sampler
 from irl_vla.reward.config import ProposalConfig
 from irl_vla.reward.proposals import SOURCES, RowFacts, propose, row_generator
-from irl_vla.token_bank import TokenBank
 
 from .roads import LAYOUT, straight, write_world
 

@@ -110,7 +110,7 @@ def test_unfinished_labels_are_refused(world, in_process, tmp_path):
 def test_a_shard_of_another_run_is_refused(world, in_process, tmp_path):
     write(world, tmp_path)
     path = tmp_path / "shard-000001.parquet"
-    pq.write_table(pq.read_table(path).replace_schema_metadata({b"irl_vla.fingerprint": b"other"}), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"irl_vla.judge.fingerprint": b"other"}), path)
     with pytest.raises(CheckpointError, match="found 'other'"):
         open_labels(tmp_path)
 

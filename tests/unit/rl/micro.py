@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
+from irl_vla.policy.token_bank import BankRows, TokenBankWriter
 from irl_vla.policy.vla import build_policy, perception_hash, save_policy, token_layout
 from irl_vla.rl.config import FinetuneConfig
 from irl_vla.rl.task import TaskSpec
 from irl_vla.scene import SubScores
-from irl_vla.token_bank import BankRows, TokenBankWriter
 
 ROWS = 12
 CONFIG = PolicyConfig().with_overrides(

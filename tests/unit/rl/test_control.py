@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.task import TaskSpec
-from irl_vla.token_bank import TokenBank
 from irl_vla.train.control import imitate_on
 
 

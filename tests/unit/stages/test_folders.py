@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from irl_vla.errors import CheckpointError, ConfigError
-from irl_vla.experiment import Experiment, StageFolder
 from irl_vla.stages import folders
+from irl_vla.stages.experiment import Experiment, StageFolder
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeyp
     def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> None:
         asked[split] = (views, folder, seed)
 
-    monkeypatch.setattr("irl_vla.prepare.prepare_split", prepare_split)
+    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", prepare_split)
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     for split in ("train", "val", "test"):
         folders.prepared(experiment, split)
@@ -152,7 +152,7 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("irl_vla.prepare.prepare_split", lambda dataset, split, *rest: asked.append(split))
+    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest: asked.append(split))
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     folders.prepared(experiment, "test")
     folders.prepared(experiment, "navhard_two_stage")

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.artifact import Manifest
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.epdms.records import PreparedScene
-from irl_vla.evaluate import score_here
-from irl_vla.experiment import Experiment
-from irl_vla.fingerprint import all_fingerprints, read_fingerprint, require_comparable
+from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
+from irl_vla.judge.one_stage import score_here
+from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
+from irl_vla.stages.experiment import Experiment
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
 #: token to (log, seconds, scene): one free road, one behind a slow car.

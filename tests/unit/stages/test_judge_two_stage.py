@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.artifact import Manifest
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import read_split
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import SceneError
-from irl_vla.evaluate_two_stage import score_pairs_here
-from irl_vla.experiment import Experiment
-from irl_vla.fingerprint import read_fingerprint
+from irl_vla.judge.fingerprint import read_fingerprint
+from irl_vla.judge.prepare import prepare_log
+from irl_vla.judge.two_stage import score_pairs_here
+from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import TWO_STAGE_SUMMARIES, read_results
-from irl_vla.prepare import prepare_log
 from irl_vla.stages import judge
+from irl_vla.stages.experiment import Experiment
 from tests.unit.dataset.example import LOG
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
 

@@ -10,9 +10,9 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from irl_vla.errors import IrlVlaError, LogFormatError, SceneError
-from irl_vla.experiment import Experiment
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
+from irl_vla.stages.experiment import Experiment
 
 
 @pytest.fixture

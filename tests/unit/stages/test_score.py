@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.artifact import Manifest
-from irl_vla.commands import score as command
+from irl_vla.cli.commands import score as command
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs, split_logs
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import SceneError
-from irl_vla.evaluate import score_here
-from irl_vla.evaluate_two_stage import score_pairs_here
-from irl_vla.fingerprint import fingerprint, read_fingerprint
 from irl_vla.geometry import Floats
-from irl_vla.plan_file import write_plans
-from irl_vla.prepare import KIND, SCHEMA, FailedScene, prepare_log
-from irl_vla.session import RayConfig
+from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
+from irl_vla.judge.one_stage import score_here
+from irl_vla.judge.plan_file import write_plans
+from irl_vla.judge.prepare import KIND, SCHEMA, FailedScene, prepare_log
+from irl_vla.judge.two_stage import score_pairs_here
+from irl_vla.ledger.files import Manifest
 from irl_vla.stages import score
 from irl_vla.stages.score import BadToken, ScoreJob, score_files
+from irl_vla.stages.session import RayConfig
 from tests.unit.dataset.example import LOG, write_example
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
 from tests.unit.epdms.straight_road import plan

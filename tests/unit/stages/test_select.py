@@ -13,11 +13,11 @@ from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import CheckpointError
-from irl_vla.experiment import Experiment
-from irl_vla.session import RayConfig
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
 from irl_vla.stages import select as module
+from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.session import RayConfig
 
 FEW = {"logs": 1, "layouts": 2}
 
@@ -44,7 +44,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def session(config: RayConfig) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr("irl_vla.prepare.prepare_split", prepare_split)
+    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", prepare_split)
     monkeypatch.setattr(module, "ray_session", session)
     return asked
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from irl_vla.checkpoint import Provenance
 from irl_vla.dataset.views import shifted_scene
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import compose, relative_to
+from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.scene import Boxes, EgoStatus, Frame, Scene
 from irl_vla.train.config import EgoMlpConfig
 from irl_vla.train.data import recovery_plan

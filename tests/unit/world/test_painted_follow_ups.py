@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irl_vla.cli import main
-from irl_vla.dataset.check import check_dataset
+from irl_vla.cli.main import main
+from irl_vla.dataset.checks.dataset import check_dataset
 from irl_vla.dataset.config import DataConfig, SensorConfig
 from irl_vla.dataset.features import build_observation
 from irl_vla.dataset.layout import open_dataset

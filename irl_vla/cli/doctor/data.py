@@ -1,0 +1,142 @@
+"""The data set of an experiment: is it there, and what does one of its logs hold?"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from irl_vla.cli.doctor.finding import Finding
+from irl_vla.dataset.layout import Dataset, open_dataset
+from irl_vla.dataset.maps.reader import city_path
+from irl_vla.dataset.scenes import iter_scenes, split_logs
+from irl_vla.dataset.sensors import has_image, has_sweep
+from irl_vla.dataset.splits import read_split
+from irl_vla.errors import IrlVlaError
+from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.scene import Scene
+from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.folders import TRAINED, data_root
+
+#: Frames of a log without a whole window: 3 of history, 8 of future.
+WINDOW_BORDER: Final = 11
+_UNSEEN: Final = ("constant_velocity", "human", "reference")
+_CHECK: Final = "`irl-vla check-data` names every fault"
+
+
+@dataclass(frozen=True)
+class SplitSample:
+    """What one log tells of a split.
+
+    Attributes:
+        logs: of the split.
+        scenes: of the split; of several logs estimated by their sizes.
+        first: the first scene of the log, None if it has none.
+    """
+
+    logs: int
+    scenes: int
+    first: Scene | None
+
+
+def roles(experiment: Experiment) -> dict[str, str]:
+    """The splits that the configured policies need: "train", "val" and "test" to their names."""
+    everything = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
+    policies = set(experiment.evaluate.policies)
+    if policies & {*TRAINED, "ego_mlp"}:
+        return everything
+    needed = ("test",) if policies <= {*_UNSEEN} else ("train", "test")
+    return {role: everything[role] for role in needed}
+
+
+def trains(experiment: Experiment) -> bool:
+    """True if policies are trained, for which sensors are needed."""
+    return len(roles(experiment)) == 3
+
+
+def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[str, int]]:
+    """Findings about the data set, and the number of scenes by role of the split (as far as it can be told)."""
+    world, root = experiment.generate, data_root(experiment)
+    if world is not None and not (root / MANIFEST_NAME).exists():
+        planned = {"train": world.train, "val": world.val, "test": world.test}
+        each = max(world.frames_per_log - WINDOW_BORDER, 0)
+        finding = Finding("data", "ok", f"not generated yet: {root}", "`irl-vla generate` or `irl-vla run` makes it")
+        return [finding], {role: split.logs * each for role, split in planned.items()}
+    try:
+        dataset = open_dataset(experiment.data if world is None else experiment.data.with_overrides({"root": root}))
+    except IrlVlaError as error:
+        return [Finding("data", "problem", str(error), "see docs/data.md")], {}
+    findings, samples = [], {}
+    for role, name in roles(experiment).items():
+        try:
+            samples[role] = sample(dataset, name)
+        except IrlVlaError as error:
+            findings.append(Finding(f"split {name}", "problem", str(error), "see docs/data.md"))
+            continue
+        findings += split_findings(experiment, dataset, name, samples[role])
+    return findings, {role: item.scenes for role, item in samples.items()}
+
+
+def sample(dataset: Dataset, split: str) -> SplitSample:
+    """Looks into the log of median size.
+
+    Raises:
+        IrlVlaError: if the split, its logs, or that log cannot be read.
+    """
+    names = split_logs(dataset, split)
+    folder = dataset.log_folder(read_split(dataset, split).data_split)
+    sizes = {name: (folder / f"{name}.pkl").stat().st_size for name in names}
+    typical = sorted(names, key=lambda name: sizes[name])[len(names) // 2]
+    scenes = list(iter_scenes(dataset, split, logs=[typical]))
+    estimate = len(scenes) * sum(sizes.values()) / max(sizes[typical], 1)
+    return SplitSample(len(names), round(estimate), scenes[0] if scenes else None)
+
+
+def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: SplitSample) -> list[Finding]:
+    """What the sampled log of a split says about its scenes, its map and, where policies are trained, its sensors."""
+    if found.first is None:
+        return [Finding(f"split {name}", "warning", f"{found.logs} logs; the sampled one has no scene", _CHECK)]
+    findings = [Finding(f"split {name}", "ok", f"{found.logs} logs, about {found.scenes} scenes")]
+    try:
+        path = city_path(dataset.maps_root, found.first.map_name)
+        lacking = None if path.is_file() else f"expected {path}, found no file"
+    except IrlVlaError as error:
+        lacking = str(error)
+    if lacking is not None:
+        findings.append(Finding(f"map of {name}", "problem", lacking, "fetch the maps, or set data.maps_root"))
+    if trains(experiment):
+        findings.append(sensor_finding(experiment, dataset, name, found.first))
+    return findings
+
+
+def sensor_finding(experiment: Experiment, dataset: Dataset, name: str, scene: Scene) -> Finding:
+    """Whether the sensor files that the policy takes are there for one scene."""
+    encoder = experiment.model.encoder
+    absent = missing_sensors(dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
+    sensors = len(encoder.cameras.names) + len(encoder.lidar.sweep_indices)
+    if not absent:
+        return Finding(f"sensors of {name}", "ok", f"all {sensors} files of a sampled scene are there")
+    shown = ", ".join(f"{sensor}: {why}" for sensor, why in absent.items())
+    if experiment.pretrain.samples.allow_missing_sensors:
+        return Finding(f"sensors of {name}", "warning", shown, "trains on blank images and empty sweeps, as configured")
+    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.allow_missing_sensors=true"
+    return Finding(f"sensors of {name}", "problem", shown, remedy)
+
+
+def missing_sensors(
+    dataset: Dataset, scene: Scene, cameras: Collection[str], sweeps: Collection[int]
+) -> Mapping[str, str]:
+    """Sensors of a scene without a file, to what is missing: an entry of the log, or the file that it names."""
+    current = scene.frames[scene.num_history - 1]
+    absent = {}
+    for name in cameras:
+        camera = current.cameras.get(name)
+        if camera is None:
+            absent[name] = "not in the log"
+        elif not has_image(dataset, scene.data_split, camera):
+            absent[name] = f"no file {camera.path}"
+    for index in sweeps:
+        path = scene.frames[index].lidar_path
+        if path is None:
+            absent[f"sweep {index}"] = "not in the log"
+        elif not has_sweep(dataset, scene.data_split, path):
+            absent[f"sweep {index}"] = f"no file {path}"
+    return absent

@@ -1,0 +1,229 @@
+"""Who judged: what must agree before two tables of scores may be compared, kept beside every table."""
+
+import ast
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.self_check import self_check
+from irl_vla.errors import CheckpointError
+from irl_vla.ledger.files import MANIFEST_NAME, content_hash, write_text
+
+#: Goes up with every change that can move a score: of the scorer, of what it reads, or of how frames are paired for EC.
+SCORER_VERSION: Final = "1"
+MLFLOW_TAG: Final = "irl_vla.evaluator"
+_SUFFIX: Final = ".evaluator.json"
+_PACKAGE: Final = Path(__file__).parent
+_SOURCES: Final = ("epdms/*.py", "driving/*.py", "geometry.py", "scene.py")
+_CHECKS_ONLY: Final = ("golden", "self_check")
+
+log = logging.getLogger(__name__)
+
+Rule = Literal["one-stage", "two-stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Everything but the plans that a table of scores depends on.
+
+    Attributes:
+        scorer_version: ``SCORER_VERSION``.
+        sources: hash of the scorer's code, comments and texts left out.
+        rule: how frames become a result.
+        scorer: the scorer's configuration: human filter, its convention, traffic.
+        dataset: hash of the judged tokens and of the logs from which they were prepared.
+        frames: how many were judged.
+        self_check: outcome of the built-in self-check.
+    """
+
+    scorer_version: str
+    sources: str
+    rule: Rule
+    scorer: Mapping[str, Any]
+    dataset: str
+    frames: int
+    self_check: str
+
+    @property
+    def short(self) -> str:
+        """Hash over all fields, 12 hex digits, for people and tags."""
+        return content_hash(asdict(self))[:12]
+
+    def __str__(self) -> str:
+        scorer = ", ".join(f"{name} {value}" for name, value in self.scorer.items())
+        return (
+            f"Evaluator {self.short}: scorer {self.scorer_version} ({self.sources[:8]}), {self.rule}, {scorer}; "
+            f"{self.frames} frames of data {self.dataset[:8]}; self-check {self.self_check}."
+        )
+
+    def to_json(self) -> str:
+        """As JSON text, the short hash first for readers."""
+        return json.dumps({"hash": self.short, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "Fingerprint":
+        """Reads :meth:`to_json`.
+
+        Args:
+            source: named in errors.
+
+        Raises:
+            CheckpointError: if the text is no fingerprint, or was changed by hand.
+        """
+        try:
+            values = json.loads(text)
+            written = values.pop("hash")
+            found = cls(**values)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{source}: expected an evaluator's fingerprint, found another content ({error}); judge again"
+            ) from error
+        if found.short != written:
+            raise CheckpointError(
+                f"{source}: expected the fingerprint {written}, found fields that hash to "
+                f"{found.short}: the file was changed; judge again"
+            )
+        return found
+
+
+def fingerprint(
+    config: ScorerConfig, prepared: Sequence[Path], tokens: Iterable[str], rule: Rule = "one-stage"
+) -> Fingerprint:
+    """The evaluator that judges some frames; runs the self-check once a process.
+
+    Args:
+        prepared: folders of the prepared scenes.
+        tokens: of the frames that are judged, any order.
+
+    Raises:
+        CheckpointError: if the prepared scenes have no manifest.
+    """
+    judged, check = sorted(tokens), self_check()
+    if not check.passed:
+        log.warning("self-check of the scorer %s: do not trust its scores; install the package again", check)
+    return Fingerprint(
+        scorer_version=SCORER_VERSION,
+        sources=sources_hash(),
+        rule=rule,
+        scorer=config.model_dump(mode="json"),
+        dataset=content_hash({"tokens": judged, "logs": [_prepared_from(folder) for folder in prepared]}),
+        frames=len(judged),
+        self_check=str(check),
+    )
+
+
+def differences(left: Fingerprint, right: Fingerprint) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two evaluators differ, with both values; fields of the scorer as ``scorer.NAME``."""
+    first, second = _fields(left), _fields(right)
+    names = dict.fromkeys([*first, *second])
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def require_comparable(found: Mapping[str, Fingerprint]) -> Fingerprint:
+    """The evaluator that all tables share.
+
+    Args:
+        found: what to call a table, to its evaluator; at least one.
+
+    Raises:
+        CheckpointError: naming the first two tables that disagree and every field in which they do.
+    """
+    (name, first), *others = found.items()
+    for other, evaluator in others:
+        unequal = differences(first, evaluator)
+        if unequal:
+            shown = "; ".join(f"{field}: {left!r} / {right!r}" for field, (left, right) in unequal.items())
+            raise CheckpointError(
+                f"{name} and {other} were judged by different evaluators and cannot be compared ({shown}); "
+                "judge both again with the same settings and the same version"
+            )
+    return first
+
+
+def write_fingerprint(table: Path, evaluator: Fingerprint) -> Path:
+    """Writes the sidecar of a table; returns its path."""
+    path = sidecar(table)
+    write_text(path, evaluator.to_json())
+    return path
+
+
+def read_fingerprint(table: Path) -> Fingerprint:
+    """Who made a table.
+
+    Raises:
+        CheckpointError: if the table has no sidecar, or a damaged one.
+    """
+    path = sidecar(table)
+    try:
+        return Fingerprint.from_json(path.read_text(), str(path))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{table}: expected {path.name} beside it, found none: nobody knows how it was judged; judge again "
+            "(`irl-vla evaluate`)"
+        ) from error
+
+
+def sidecar(table: Path) -> Path:
+    """Where a table's fingerprint lies, e.g. ``frames.evaluator.json`` for ``frames.csv``."""
+    return table.with_suffix(_SUFFIX)
+
+
+@lru_cache(maxsize=1)
+def sources_hash() -> str:
+    """Hash of the scorer's code: what it does counts, not its comments, documentation or messages."""
+    files = sorted(chain.from_iterable(_PACKAGE.glob(pattern) for pattern in _SOURCES))
+    codes = {
+        path.relative_to(_PACKAGE).as_posix(): code_of(path.read_text())
+        for path in files
+        if not path.name.startswith(_CHECKS_ONLY)
+    }
+    return content_hash(codes)
+
+
+def code_of(source: str) -> str:
+    """A module's code in one form, without comments, docstrings and the words of messages."""
+    return ast.unparse(_Wordless().visit(ast.parse(source)))
+
+
+class _Wordless(ast.NodeTransformer):
+    """Drops bare strings; empties formatted ones, which the scorer uses in messages only."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.copy_location(ast.Pass(), node) if is_text else self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return ast.copy_location(ast.Constant(""), node)
+
+
+def _prepared_from(folder: Path) -> Mapping[str, str]:
+    """Log name to hash of the file from which its scenes were prepared."""
+    try:
+        logs: dict[str, str] = json.loads((folder / MANIFEST_NAME).read_text())["inputs"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME}: expected the manifest of prepared scenes, found none ({error}); prepare the "
+            "split again"
+        ) from error
+    return logs
+
+
+def _fields(evaluator: Fingerprint) -> dict[str, Any]:
+    values = asdict(evaluator)
+    scorer = values.pop("scorer")
+    return values | {f"scorer.{name}": value for name, value in scorer.items()}
+
+
+def all_fingerprints(tables: Sequence[Path]) -> dict[str, Fingerprint]:
+    """The evaluators of tables, by path.
+
+    Raises:
+        CheckpointError: if a table has none.
+    """
+    return {str(table): read_fingerprint(table) for table in tables}

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from irl_vla.errors import CheckpointError
+from irl_vla.ledger.files import Manifest, atomic_path, content_hash, read_manifest, write_text
+
+MANIFEST = Manifest(kind="label_set", schema=2, config={"a": 1}, seed=3, inputs={}, extra={})
+
+
+def write_half(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise TypeError
+
+
+def test_atomic_path_leaves_nothing_after_a_failure(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(TypeError):
+        write_half(tmp_path / "a.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    assert read_manifest(tmp_path, "label_set", 2, "relabel") == MANIFEST
+
+
+def test_unfit_manifests_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="found no manifest; run it"):
+        read_manifest(tmp_path, "label_set", 2, "run it")
+    MANIFEST.write(tmp_path)
+    with pytest.raises(CheckpointError, match="expected schema 3 of label_set, found 2; run it"):
+        read_manifest(tmp_path, "label_set", 3, "run it")
+    with pytest.raises(CheckpointError, match="expected kind 'checkpoint', found 'label_set'"):
+        read_manifest(tmp_path, "checkpoint", 2, "run it")
+    write_text(tmp_path / "manifest.json", "{}")
+    with pytest.raises(CheckpointError, match="not a manifest"):
+        read_manifest(tmp_path, "label_set", 2, "run it")
+
+
+def test_content_hash_ignores_key_order_only() -> None:
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    assert content_hash({"a": 1}) != content_hash({"a": 2})

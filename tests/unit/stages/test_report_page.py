@@ -1,0 +1,150 @@
+"""The report's tables and the choice of its scenes, by hand-made results."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from irl_vla.errors import CheckpointError
+from irl_vla.judge.fingerprint import Fingerprint, sidecar, write_fingerprint
+from irl_vla.stages import report_page as show
+from irl_vla.stages.experiment import Experiment
+
+TRIALS = [
+    {
+        "trial": "s1.00-c1.00-e1.00",
+        "safety": 1.0,
+        "comfort": 1.0,
+        "efficiency": 1.0,
+        "epdms": 0.8,
+        "nc": 0.9,
+        "ep": 0.7,
+    },
+    {
+        "trial": "s2.00-c1.00-e1.00",
+        "safety": 2.0,
+        "comfort": 1.0,
+        "efficiency": 1.0,
+        "epdms": 0.7,
+        "nc": 1.0,
+        "ep": 0.5,
+    },
+]
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+EVALUATOR = Fingerprint("1", "ab", "one-stage", {"filter_convention": "corrected"}, "cd", 4, "passed (30 cases)")
+
+
+def write_seed(folder: Path, scores: dict[str, list[float]]) -> Path:
+    """Results of policies on frames t0, t1 (group g) and t2, t3 (group h)."""
+    for table in ("frames.csv", "results.csv"):
+        write_fingerprint(folder / "evaluate" / table, EVALUATOR)
+    rows = [
+        {"policy": name, "token": f"t{index}", "group": "g" if index < 2 else "h", "score": value}
+        for name, values in scores.items()
+        for index, value in enumerate(values)
+    ]
+    write_table(folder / "evaluate" / "frames.csv", rows)
+    write_table(folder / "evaluate" / "results.csv", [{"policy": n, "epdms": 25 * sum(v)} for n, v in scores.items()])
+    return folder
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Path]:
+    base = {"imitation": [0.2, 0.2, 0.6, 0.6]}
+    return [
+        write_seed(tmp_path / "x" / "seed-0", base | {"finetuned": [0.3, 0.3, 0.7, 0.7], "only_here": [0.0] * 4}),
+        write_seed(tmp_path / "x" / "seed-1", base | {"finetuned": [0.5, 0.5, 0.9, 0.9]}),
+    ]
+
+
+def test_seeds_are_pooled_and_differences_paired(seeds: list[Path]) -> None:
+    rows = {str(row["policy"]): row for row in show.pooled_rows(seeds, ["imitation"], 500)}
+    assert set(rows) == {"imitation", "finetuned"}, "a policy that a seed lacks is not pooled"
+    assert rows["imitation"]["epdms"] == pytest.approx(40.0)
+    assert rows["finetuned"]["epdms"] == pytest.approx(60.0)
+    assert (rows["finetuned"]["seed_0"], rows["finetuned"]["seed_1"]) == pytest.approx((50.0, 70.0))
+    # +10 in every frame of seed 0, +30 in seed 1: a resample of two seeds gives 10, 20 or 30, whatever the groups
+    assert rows["finetuned"]["minus_imitation"] == "+20.00 [+10.00, +30.00]"
+    assert (rows["imitation"]["low"], rows["imitation"]["high"]) == pytest.approx((20.0, 60.0))
+    assert "minus_imitation" not in rows["imitation"]
+
+
+def test_seeds_that_were_judged_differently_are_not_pooled(seeds: list[Path]) -> None:
+    table = seeds[1] / "evaluate" / "frames.csv"
+    write_fingerprint(table, replace(EVALUATOR, scorer={"filter_convention": "before"}, frames=3))
+    message = r"seed-0.*seed-1.*cannot be compared \(frames: 4 / 3; scorer.filter_convention: 'corrected' / 'before'\)"
+    with pytest.raises(CheckpointError, match=message):
+        show.pooled_rows(seeds, [], 100)
+    sidecar(table).unlink()
+    with pytest.raises(CheckpointError, match="nobody knows how it was judged"):
+        show.pooled_rows(seeds, [], 100)
+
+
+def scored(**scores: list[float]) -> dict[str, Any]:
+    return {name: {f"t{i}": {"score": value} for i, value in enumerate(values)} for name, values in scores.items()}
+
+
+def test_scenes_with_the_largest_loss_and_gain_are_shown() -> None:
+    plans = scored(imitation=[0.5, 0.5, 0.5, 0.5, 0.5], finetuned=[0.5, 0.9, 0.1, 0.6, 0.4])
+    assert show.telling_tokens(plans, 4) == ["t2", "t4", "t1", "t3"]
+    assert show.telling_tokens(plans, 1) == ["t1"]
+    assert show.telling_tokens(plans, 0) == []
+    assert sorted(show.telling_tokens(plans, 9)) == ["t0", "t1", "t2", "t3", "t4"], "no scene twice"
+
+
+def test_without_fine_tuning_scenes_are_chosen_evenly() -> None:
+    assert show.telling_tokens(scored(human=[1.0] * 6), 3) == ["t0", "t2", "t4"]
+    assert show.telling_tokens(scored(human=[1.0] * 2), 5) == ["t0", "t1"]
+    assert show.telling_tokens(scored(human=[1.0] * 2), 0) == []
+
+
+def test_a_sweep_is_a_table_a_picture_and_a_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, picture = show.write_sweep(TRIALS, tmp_path)
+    with table.open(newline="") as stream:
+        assert [row["trial"] for row in csv.DictReader(stream)] == [str(row["trial"]) for row in TRIALS]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "s2.00-c1.00-e1.00  EPDMS 0.7000  NC 1.000  EP 0.500" in capsys.readouterr().out
+
+
+def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
+    write_table(seeds[0] / "sweep" / "trials.csv", TRIALS)
+    write_table(seeds[1] / "train_reward" / "quality.csv", [{"head": "nc", "auc": 0.9}])
+    (tmp_path / "x" / "seed-2").mkdir()  # not judged yet
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
+    page = show.write_report(experiment, SimpleNamespace())
+    text = page.read_text()
+    assert page == tmp_path / "x" / "report" / "index.html"
+    for title in (
+        "All 2 seeds",
+        "Results, seed-0",
+        "Results, seed-1",
+        "Sweep, seed-0",
+        "Reward model, seed-1: quality",
+    ):
+        assert f"<h2>{title}</h2>" in text
+    assert "seed-2" not in text
+    assert text.count(str(EVALUATOR)) == 3, "every table of scores tells who judged"
+    assert '<img src="sweep-seed-0.png"' in text
+    assert (page.parent / "sweep-seed-0.png").exists()
+    assert (page.parent / "pooled.csv").exists()
+    assert "bootstrap_samples: 100" in text
+
+
+def test_one_seed_is_not_pooled(seeds: list[Path], tmp_path: Path) -> None:
+    (seeds[1] / "evaluate" / "results.csv").unlink()
+    text = show.write_report(Experiment(name="x", runs=tmp_path, generate=None), SimpleNamespace()).read_text()
+    assert "seeds</h2>" not in text
+    assert "Results, seed-0" in text
+    assert show.GENERATED not in text
