@@ -1,0 +1,1 @@
+"""The command line: stages, commands, the doctor, exit statuses."""

@@ -1,0 +1,1 @@
+"""Reads NAVSIM's logs, maps, sensors and splits; observations, targets and shifted views."""

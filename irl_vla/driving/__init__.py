@@ -1,0 +1,1 @@
+"""Vehicle model, car following, paths and routes: what world and score both need."""

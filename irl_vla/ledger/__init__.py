@@ -1,0 +1,1 @@
+"""What was made from what: artefacts, their identity and storage, checkpoints, tracking."""

@@ -1,0 +1,1 @@
+"""Proposals, labels, the reward world model, reward weights and backends."""

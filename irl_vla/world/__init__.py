@@ -1,0 +1,1 @@
+"""The generated driving world and its sensors, written in NAVSIM's layout."""

@@ -1,0 +1,1 @@
+"""What `irl-vla doctor` looks at: installation, machine, data and storage."""

@@ -1,0 +1,1 @@
+"""Recorded outputs of the official evaluator, and how this scorer compares with them."""

@@ -1,0 +1,1 @@
+"""Camera and LiDAR to bird's-eye view, boxes and map."""

@@ -1,0 +1,1 @@
+"""Road layouts: arms, lanes, junctions, signs and what stands beside the road."""

@@ -18,8 +18,8 @@ from irl_vla.judge.prepare import failed_scenes, prepare_log, prepare_split
 from irl_vla.ledger.files import MANIFEST_NAME
 from irl_vla.stages.session import RayConfig, ray_session
 
-from .dataset.example import CITY, LOG, log_frames, write_example
-from .dataset.second_stage_example import SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
+from ..dataset.example import CITY, LOG, log_frames, write_example
+from ..dataset.second_stage_example import SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
 
 OTHER = LOG.replace("veh-01", "veh-02")
 WINDOWS = 14 - 12 + 1

@@ -11,7 +11,7 @@ from irl_vla.dataset.checks.pickle import check_pickle
 from irl_vla.dataset.nuplan_records import NUPLAN_NAMES, write_records
 from irl_vla.dataset.safe_pickle import read_pickle, write_pickle
 
-from ..navsim.files import disassembled_names
+from ...navsim.files import disassembled_names
 from ..second_stage_example import scene_dict
 from ..tiny_world import write_tiny_world
 
