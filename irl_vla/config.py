@@ -4,12 +4,23 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from irl_vla.errors import ConfigError
+
+_SPEED_ONLY: Final = "speed_only"
+
+
+def speed_only(default: Any, **constraints: Any) -> Any:
+    """A field that decides how fast, where or how safely a result is reached, not which: no part of its identity.
+
+    Args:
+        constraints: as of pydantic's ``Field``, e.g. ``ge=0``.
+    """
+    return Field(default, json_schema_extra={_SPEED_ONLY: True}, **constraints)
 
 
 class Config(BaseModel):
@@ -29,6 +40,17 @@ class Config(BaseModel):
         for dotted, value in overrides.items():
             _assign(type(self), values, dotted, value)
         return validated(type(self), values, source="override")
+
+    def decisive(self) -> dict[str, Any]:
+        """Values (JSON-like, nested) of the settings that decide a result, without those of :func:`speed_only`."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            section = getattr(self, name)
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_SPEED_ONLY):
+                del values[name]
+            elif isinstance(section, Config):
+                values[name] = section.decisive()
+        return values
 
     def to_yaml(self) -> str:
         """Returns every resolved key and value as YAML; the text loads back to an equal configuration."""
