@@ -123,6 +123,17 @@ class Location:
             yield path
             self.upload(path)
 
+    @contextmanager
+    def filling(self) -> Iterator[Path]:
+        """Yields a local folder to fill: this one, or one that is uploaded when the block ends without an error."""
+        if self.is_local:
+            self.path.mkdir(parents=True, exist_ok=True)
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory(prefix="irl-vla-") as folder:
+            yield Path(folder)
+            self.upload(Path(folder))
+
     def upload(self, source: Path) -> None:
         """Copies a local file or folder to here; of a folder, the record of an artefact comes last."""
         with _named(self):
