@@ -52,7 +52,8 @@ def generate(experiment: Experiment) -> None:
     from irl_vla.stages.select import select
     from irl_vla.world.generate import generate as write_world
 
-    write_world(experiment.generate.world, folders.data_root(experiment), experiment.data_seed)
+    settings, root = experiment.generate, folders.data_root(experiment)
+    write_world(settings.world, root, experiment.data_seed, settings.replace)
     select(experiment, experiment.generate.selection)
 
 
