@@ -11,8 +11,8 @@ from typing import Final
 from irl_vla.dataset.fingerprint import GENERATED_KIND, DatasetFingerprint, generator_identity
 from irl_vla.dataset.splits import LAYOUTS_NAME
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.artefact import flatten
 from irl_vla.ledger.files import MANIFEST_NAME, Manifest, read_manifest, write_text
-from irl_vla.ledger.tracking import flatten
 from irl_vla.world.config import WorldConfig
 from irl_vla.world.plan import SPLITS
 from irl_vla.world.second_stage_files import SECOND_STAGE

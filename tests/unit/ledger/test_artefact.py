@@ -6,7 +6,7 @@ import pytest
 
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.ledger import artefact as module
-from irl_vla.ledger.artefact import Artefact, Identity, differences, find_record, require_record
+from irl_vla.ledger.artefact import Artefact, Identity, differences, find_record, flatten, require_record
 from irl_vla.ledger.code import CodeVersion
 from irl_vla.ledger.storage import Location
 
@@ -103,3 +103,7 @@ def test_tuples_and_paths_do_not_change_the_identity(tmp_path):
     artefact.begin()
     artefact.finish()
     assert replace(artefact, identity=replace(IDENTITY, settings=plain)).is_whole()
+
+
+def test_flatten_dots_nested_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
