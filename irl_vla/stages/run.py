@@ -14,6 +14,7 @@ from typing import Final
 
 from irl_vla.cli.outcome import exit_status
 from irl_vla.config import Config
+from irl_vla.dataset.split_guard import require_disjoint
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment, StageFolder, load_experiment
@@ -63,6 +64,7 @@ def pretrain(experiment: Experiment) -> None:
     if _is_done(stage, "pretrain"):
         return
     dataset = folders.dataset(experiment)
+    require_disjoint(dataset, experiment.data.splits)
     folder = stage.begin()
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.train.imitation import PretrainInputs
