@@ -19,11 +19,12 @@ from rich.progress import track
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import logs_of
 from irl_vla.dataset.splits import Split, read_layouts, read_split
-from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, file_hash, write_text
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.files import content_hash, file_hash, write_text
+from irl_vla.ledger.storage import Location
 
-#: Kind of the manifest in the root of a generated data set.
-GENERATED_KIND: Final = "world"
+#: Kind of the record in the root of a generated data set.
+GENERATED_KIND: Final = "dataset"
 #: File in the cache folder: hashes of what was read before.
 CACHE_NAME: Final = "content_hashes.json"
 #: Sensor files up to this size are read whole; of larger ones only blocks at the start, in the middle and at the end.
@@ -41,7 +42,7 @@ class DatasetFingerprint:
     """What a data set holds, as far as some of its splits draw on it.
 
     Attributes:
-        kind: "generated" if the root has the manifest of a generated world, else "recorded".
+        kind: "generated" if the root has the record of a generated world, else "recorded".
         logs: number of logs of the splits.
         log_files: hash over the content of these logs, and of the second-stage scenes of two-stage splits.
         maps: hash over the content of the map index and of every map file; which cities a log needs stands inside it.
@@ -86,7 +87,7 @@ def dataset_fingerprint(dataset: Dataset, splits: Sequence[str], cache: Path | N
     Raises:
         ConfigError: if there is no such split.
         LogFormatError: if a log that a split names is missing.
-        CheckpointError: if the data set's own manifest cannot be read.
+        CheckpointError: if the data set's own record cannot be read.
     """
     found = [read_split(dataset, name) for name in sorted(set(splits))]
     logs = sorted({(split.data_split, name) for split in found for name in logs_of(dataset, split)})
@@ -131,27 +132,14 @@ def describe_difference(then: DatasetFingerprint, now: DatasetFingerprint) -> st
     return f"{listed} differ"
 
 
-def generator_identity(manifest: Manifest) -> str:
-    """Hash over what a generated world follows from: settings, seed and generator version."""
-    return content_hash({"config": manifest.config, "seed": manifest.seed, "inputs": manifest.inputs})
-
-
 def generator_of(root: Path) -> str | None:
-    """The identity of the generated world in a folder, None for any other folder.
+    """Fingerprint of the record of the generated world in a folder, None for any other folder.
 
     Raises:
-        CheckpointError: if the folder's manifest cannot be read.
+        CheckpointError: if the folder's record cannot be read.
     """
-    path = root / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        manifest = Manifest(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: expected the manifest of a data set, found another content ({error})"
-        ) from error
-    return generator_identity(manifest) if manifest.kind == GENERATED_KIND else None
+    record = find_record(Location.of(root))
+    return record.fingerprint if record is not None and record.identity.kind == GENERATED_KIND else None
 
 
 class _Piece(NamedTuple):

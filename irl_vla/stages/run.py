@@ -34,11 +34,11 @@ def generate(experiment: Experiment) -> None:
         return
     from irl_vla.stages.select import select
     from irl_vla.world.generate import generate as write_world
-    from irl_vla.world.identity import require_replaceable, will_generate, world_manifest
+    from irl_vla.world.identity import require_replaceable, will_generate, world_artefact
 
     settings, root, seed = experiment.generate, folders.data_root(experiment), experiment.data_seed
-    planned = world_manifest(settings.world, seed)
-    if will_generate(root, planned, settings.replace):
+    planned = world_artefact(settings.world, root, seed)
+    if will_generate(planned, settings.replace):
         require_replaceable(folders.made_from(experiment), planned, settings.replace)
     write_world(settings.world, root, seed, settings.replace)
     select(experiment, settings.selection)
@@ -47,10 +47,13 @@ def generate(experiment: Experiment) -> None:
 
 def pretrain(experiment: Experiment) -> None:
     """Imitates human plans, then freezes perception and writes the token banks."""
+    from irl_vla.dataset.split_guard import require_disjoint
+
     stage = folders.pretrain(experiment)
     if _is_done(stage, "pretrain"):
         return
     dataset = folders.dataset(experiment)
+    require_disjoint(dataset, experiment.data.splits)
     folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.train.imitation import PretrainInputs

@@ -4,7 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 from irl_vla.world.sensor_config import LidarConfig
 
 #: Frames that a log needs for one pair of neighbouring scenes: 1.5 s of history, both current frames, 4 s of future.
@@ -128,7 +128,7 @@ class WorldConfig(Config):
     object_range_m: float = Field(default=90.0, gt=0)
     sensors: WorldSensorConfig | None = WorldSensorConfig()
     two_stage: TwoStageConfig | None = None
-    workers: int = Field(default=1, ge=1)
+    workers: int = speed_only(1, ge=1)
 
     @model_validator(mode="after")
     def _room_for_groups(self) -> Self:

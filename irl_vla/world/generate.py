@@ -2,19 +2,18 @@
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from irl_vla.dataset.config import DataConfig, SceneFilter
-from irl_vla.dataset.fingerprint import generator_identity, generator_of
+from irl_vla.dataset.fingerprint import generator_of
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.log_writer import LogMeta, write_log
 from irl_vla.dataset.maps.content import CITY_EPSG, MapContent
@@ -24,7 +23,7 @@ from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import Manifest
+from irl_vla.ledger.artefact import Artefact
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
@@ -34,12 +33,11 @@ from irl_vla.world.frames import LogStamp, lit_tokens, make_frames
 from irl_vla.world.identity import (
     GENERATOR_VERSION,
     REMEDY,
-    SCHEMA,
-    begin,
     is_finished,
     is_other,
     remove_world,
-    world_manifest,
+    second_stage_artefact,
+    world_artefact,
 )
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.plan import (
@@ -66,18 +64,16 @@ from irl_vla.world.second_stage_files import (
     write_second_stage_index,
 )
 
-_SECOND_STAGE_KIND: Final = "second_stage"
-
 _log = logging.getLogger(__name__)
 _Plan = TypeVar("_Plan", LogPlan, GroupPlan)
 
 
 def generate(config: WorldConfig, root: Path, seed: int, replace: bool = False) -> None:
-    """Writes maps, split files, ``layouts.json``, then every missing log, then the manifest; then follow-up scenes.
+    """Writes maps, split files, ``layouts.json``, then every missing log; then follow-up scenes.
 
     A log file is written after its sensor files and atomically, so a log that exists is whole and is not made again.
     Every log depends on configuration, seed, layout and its index alone, neither on order nor on the number of workers.
-    The same holds for the groups of follow-up scenes, which have a manifest of their own: they may be added later.
+    The same holds for the groups of follow-up scenes, which have a record of their own: they may be added later.
 
     Args:
         replace: removes what another configuration, seed or generator version wrote into ``root``.
@@ -87,54 +83,53 @@ def generate(config: WorldConfig, root: Path, seed: int, replace: bool = False) 
         CheckpointError: if ``root`` holds data of another configuration, seed or generator version, or data that was
             not generated at all.
     """
-    manifest = world_manifest(config, seed)
-    if replace and is_other(root, manifest):
+    world = world_artefact(config, root, seed)
+    if replace and is_other(world):
         remove_world(root)
-    if is_finished(root, manifest):
+    if is_finished(world):
         _log.info("%s: already generated", root)
     else:
-        _generate_logs(config, root, seed, manifest)
+        _generate_logs(config, root, seed, world)
     if config.two_stage is not None:
-        _generate_follow_ups(config, root, seed, manifest, replace)
+        _generate_follow_ups(config, root, seed, world, replace)
 
 
-def _generate_logs(config: WorldConfig, root: Path, seed: int, manifest: Manifest) -> None:
+def _generate_logs(config: WorldConfig, root: Path, seed: int, world: Artefact) -> None:
     plans = log_plans(config, seed)
-    begin(root, manifest)
+    world.begin()
     _write_maps(config, root, seed)
     _write_splits(config, root, plans)
     missing = [plan for plan in plans if not _log_path(config, root, plan).is_file()]
     _log.info("%s: %d of %d logs to generate", root, len(missing), len(plans))
     _make_all(partial(generate_log, config, root, seed), missing, config.workers, "generate")
-    manifest.write(root)
+    world.finish({"splits": {name: getattr(config, name).decisive() for name in SPLITS}})
 
 
-def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, manifest: Manifest, replace: bool) -> None:
-    """Writes every missing group of follow-up scenes, then what lists them, then their manifest.
+def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, world: Artefact, replace: bool) -> None:
+    """Writes every missing group of follow-up scenes, then what lists them, then marks them as whole.
 
     Args:
-        manifest: of the world as this version would make it: a drive is simulated again before it is left.
+        world: as this version would make it: a drive is simulated again before it is left.
     """
-    folder, world = root / SECOND_STAGE, generator_of(root)
-    values = config.model_dump(mode="json", include={"two_stage"})
-    whole = Manifest(_SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": str(world)}, extra={})
-    if replace and is_other(folder, whole):
-        shutil.rmtree(folder)
-    if is_finished(folder, whole):
-        _log.info("%s: already generated", folder)
+    found = generator_of(root)
+    second = second_stage_artefact(config, root / SECOND_STAGE, seed, str(found))
+    if replace and is_other(second):
+        second.folder.delete()
+    if is_finished(second):
+        _log.info("%s: already generated", second.folder)
         return
-    if world != generator_identity(manifest):
+    if found != world.fingerprint:
         raise CheckpointError(
             f"{root}: expected logs of generator version {GENERATOR_VERSION} to add follow-up scenes to, found those "
             f"of another version, whose drives cannot be repeated; {REMEDY}"
         )
     plans = group_plans(config, seed)
-    begin(folder, whole)
+    second.begin()
     missing = [plan for plan in plans if not _group_path(config, root, plan).is_file()]
-    _log.info("%s: %d of %d groups to generate", folder, len(missing), len(plans))
+    _log.info("%s: %d of %d groups to generate", second.folder, len(missing), len(plans))
     _make_all(partial(generate_group, config, root, seed), missing, config.workers, "follow-ups")
     write_second_stage_index(root, [_group_path(config, root, plan) for plan in plans], FOLLOWED_SPLIT)
-    whole.write(folder)
+    second.finish()
 
 
 def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> str:

@@ -1,5 +1,6 @@
 """The command line from outside: what it prints, its exit statuses, and Ctrl-C."""
 
+import json
 import os
 import re
 import signal
@@ -157,7 +158,7 @@ def test_ctrl_c_and_the_same_command_goes_on(tmp_path: Path, whole_group: bool) 
     assert "Traceback" not in errors
     before = stamps(logs)
     assert 1 <= len(before) < 16
-    assert not (tmp_path / "world" / "manifest.json").exists()
+    assert not json.loads((tmp_path / "world" / "artefact.json").read_text())["whole"]
     again = run(tmp_path, *command)
     assert again.returncode == 0, again.stderr[-3000:]
     assert f"{16 - len(before)} of 16 logs to generate" in again.stderr

@@ -1,17 +1,23 @@
-"""The data set of an experiment: is it there, and what does one of its logs hold?"""
+"""The data set of an experiment: is it there and apart, what does one log hold, and which sensors are missing?"""
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
+from irl_vla.dataset.config import SensorConfig
+from irl_vla.dataset.inventory import SensorInventory, inventory_of, joined
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.maps.reader import city_path
-from irl_vla.dataset.scenes import iter_scenes, split_logs
-from irl_vla.dataset.sensors import has_image, has_sweep
+from irl_vla.dataset.scenes import iter_scenes, logs_of, split_logs
+from irl_vla.dataset.split_guard import overlap, split_command
 from irl_vla.dataset.splits import read_split
+from irl_vla.dataset.spread import spread
 from irl_vla.errors import IrlVlaError
-from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.ledger.storage import RECORD_NAME
+from irl_vla.policy.deployment import sensor_config
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import TRAINED, data_root
@@ -19,6 +25,8 @@ from irl_vla.stages.folders import TRAINED, data_root
 #: Frames of a log without a whole window: 3 of history, 8 of future.
 WINDOW_BORDER: Final = 11
 _UNSEEN: Final = ("constant_velocity", "human", "reference")
+#: Logs of more bytes in all are worth the start of other processes.
+_SPREAD_BYTES: Final = 500_000_000
 _CHECK: Final = "`irl-vla check-data` names every fault"
 
 
@@ -39,7 +47,7 @@ class SplitSample:
 
 def roles(experiment: Experiment) -> dict[str, str]:
     """The splits that the configured policies need: "train", "val" and "test" to their names."""
-    everything = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
+    everything = experiment.data.splits
     policies = set(experiment.evaluate.policies)
     if policies & {*TRAINED, "ego_mlp"}:
         return everything
@@ -55,7 +63,7 @@ def trains(experiment: Experiment) -> bool:
 def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[str, int]]:
     """Findings about the data set, and the number of scenes by role of the split (as far as it can be told)."""
     world, root = experiment.generate, data_root(experiment)
-    if world is not None and not (root / MANIFEST_NAME).exists():
+    if world is not None and not (root / RECORD_NAME).exists():
         planned = {"train": world.train, "val": world.val, "test": world.test}
         each = max(world.frames_per_log - WINDOW_BORDER, 0)
         finding = Finding("data", "ok", f"not generated yet: {root}", "`irl-vla generate` or `irl-vla run` makes it")
@@ -72,6 +80,8 @@ def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[str, int]
             findings.append(Finding(f"split {name}", "problem", str(error), "see docs/data.md"))
             continue
         findings += split_findings(experiment, dataset, name, samples[role])
+    if len(samples) > 1:
+        findings.append(split_guard_finding(dataset, {role: roles(experiment)[role] for role in samples}))
     return findings, {role: item.scenes for role, item in samples.items()}
 
 
@@ -103,40 +113,43 @@ def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: S
     if lacking is not None:
         findings.append(Finding(f"map of {name}", "problem", lacking, "fetch the maps, or set data.maps_root"))
     if trains(experiment):
-        findings.append(sensor_finding(experiment, dataset, name, found.first))
+        findings.append(sensor_finding(experiment, dataset, name))
     return findings
 
 
-def sensor_finding(experiment: Experiment, dataset: Dataset, name: str, scene: Scene) -> Finding:
-    """Whether the sensor files that the policy takes are there for one scene."""
-    encoder = experiment.model.encoder
-    absent = missing_sensors(dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
-    sensors = len(encoder.cameras.names) + len(encoder.lidar.sweep_indices)
-    if not absent:
-        return Finding(f"sensors of {name}", "ok", f"all {sensors} files of a sampled scene are there")
-    shown = ", ".join(f"{sensor}: {why}" for sensor, why in absent.items())
-    if experiment.pretrain.samples.allow_missing_sensors:
-        return Finding(f"sensors of {name}", "warning", shown, "trains on blank images and empty sweeps, as configured")
+def sensor_finding(experiment: Experiment, dataset: Dataset, name: str) -> Finding:
+    """Whether the sensor files that the policy takes are there, for every scene of a split."""
+    tolerant = experiment.pretrain.samples.allow_missing_sensors
+    check = f"sensors of {name}"
+    try:
+        found = _inventory(dataset, name, sensor_config(experiment.model.encoder, tolerant))
+    except IrlVlaError as error:
+        return Finding(check, "problem", str(error), _CHECK)
+    if not found.missing:
+        return Finding(check, "ok", found.describe())
+    if tolerant:
+        return Finding(check, "warning", found.describe(), "trains on blank images and empty sweeps, as configured")
     remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.allow_missing_sensors=true"
-    return Finding(f"sensors of {name}", "problem", shown, remedy)
+    return Finding(check, "problem", found.describe(), remedy)
 
 
-def missing_sensors(
-    dataset: Dataset, scene: Scene, cameras: Collection[str], sweeps: Collection[int]
-) -> Mapping[str, str]:
-    """Sensors of a scene without a file, to what is missing: an entry of the log, or the file that it names."""
-    current = scene.frames[scene.num_history - 1]
-    absent = {}
-    for name in cameras:
-        camera = current.cameras.get(name)
-        if camera is None:
-            absent[name] = "not in the log"
-        elif not has_image(dataset, scene.data_split, camera):
-            absent[name] = f"no file {camera.path}"
-    for index in sweeps:
-        path = scene.frames[index].lidar_path
-        if path is None:
-            absent[f"sweep {index}"] = "not in the log"
-        elif not has_sweep(dataset, scene.data_split, path):
-            absent[f"sweep {index}"] = f"no file {path}"
-    return absent
+def _inventory(dataset: Dataset, split: str, sensors: SensorConfig) -> SensorInventory:
+    """What the scenes of a split lack; large logs, as recorded ones are, are read by a process a core."""
+    selection = read_split(dataset, split)
+    names, folder = logs_of(dataset, selection), dataset.log_folder(selection.data_split)
+    size = sum((folder / f"{name}.pkl").stat().st_size for name in names)
+    if selection.scene_filter.max_scenes is not None or size < _SPREAD_BYTES:
+        return inventory_of(dataset, selection, sensors, None)
+    look = partial(inventory_of, dataset, selection, sensors)
+    return joined(list(spread(look, [[name] for name in names], os.cpu_count() or 1)))
+
+
+def split_guard_finding(dataset: Dataset, splits: Mapping[str, str]) -> Finding:
+    """Whether the splits of several roles share scenes, logs, drives or layouts."""
+    try:
+        found = overlap(dataset, splits)
+    except IrlVlaError as error:
+        return Finding("splits", "problem", str(error), _CHECK)
+    if not found.pairs:
+        return Finding("splits", "ok", f"{', '.join(splits)} share no scene, log, drive or layout")
+    return Finding("splits", "problem", "; ".join(map(str, found.pairs)), split_command(dataset, splits))

@@ -13,7 +13,6 @@ from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
 from irl_vla.ledger.artefact import find_record
-from irl_vla.ledger.files import MANIFEST_NAME
 from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root
@@ -62,8 +61,8 @@ def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
     found = []
     if experiment.generate is not None:
         root = data_root(experiment)
-        there = (root / MANIFEST_NAME).exists()
-        found.append(Need("generate", Location.of(root), world_bytes(experiment.generate), there))
+        place = Location.of(root)
+        found.append(Need("generate", place, world_bytes(experiment.generate), _is_whole(place)))
     prepared_bytes = _REAL_PREPARED_BYTES if experiment.generate is None else _PREPARED_BYTES
     names = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
     for role, count in scenes.items():

@@ -16,17 +16,16 @@ from irl_vla.dataset.fingerprint import (
     DatasetFingerprint,
     dataset_fingerprint,
     describe_difference,
-    generator_identity,
 )
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.errors import CheckpointError, LogFormatError
-from irl_vla.ledger.files import Manifest
+from irl_vla.ledger.artefact import Identity, Record
 
 from .example import LOG, write_example
 
 OTHER = LOG.replace("veh-01", "veh-02")
-WORLD = Manifest("world", 2, {"logs": 3}, 7, inputs={"generator": "1"}, extra={"package": "0.1.0"})
+WORLD = Identity("dataset", 3, {"logs": 3}, {"generator": "1"}, {"seed": 7})
 
 
 @pytest.fixture
@@ -39,6 +38,12 @@ def own(tmp_path: Path) -> Dataset:
 
 def look(dataset: Dataset, cache: Path | None = None) -> DatasetFingerprint:
     return dataset_fingerprint(dataset, ["train"], cache)
+
+
+def write(dataset: Dataset, identity: Identity, code: str) -> None:
+    """The record of a generated world."""
+    record = Record(identity, (code,), whole=True, facts={})
+    (dataset.root / "artefact.json").write_text(record.to_json())
 
 
 def flip_byte(path: Path) -> None:
@@ -185,26 +190,27 @@ def test_large_sensor_files_are_told_by_size_and_samples(own: Dataset, place: in
 
 def test_a_generated_world_says_so_without_the_version_of_the_package(own: Dataset) -> None:
     recorded = look(own)
-    WORLD.write(own.root)
+    write(own, WORLD, "0.1.0")
     found = look(own)
-    assert (found.kind, found.generator) == ("generated", generator_identity(WORLD))
+    assert (found.kind, found.generator) == ("generated", WORLD.fingerprint)
     assert found.content == recorded.content
-    replace(WORLD, extra={"package": "0.2.0"}).write(own.root)
+    write(own, WORLD, "0.2.0")
     assert look(own) == found
     for other in (
-        replace(WORLD, seed=8),
-        replace(WORLD, config={"logs": 4}),
+        replace(WORLD, seeds={"seed": 8}),
+        replace(WORLD, settings={"logs": 4}),
         replace(WORLD, inputs={"generator": "2"}),
     ):
-        other.write(own.root)
+        write(own, other, "0.1.0")
         assert describe_difference(found, look(own)) == "the generator's settings, seed or version differ"
     assert describe_difference(recorded, found).startswith("the kinds of data (recorded then, generated now) and")
 
 
 def test_bad_input_is_named(own: Dataset) -> None:
-    (own.root / "manifest.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"manifest\.json: expected the manifest of a data set"):
+    (own.root / "artefact.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"artefact\.json: not a record"):
         look(own)
+    (own.root / "artefact.json").unlink()
     with pytest.raises(LogFormatError, match="logs that are missing"):
         write_split(own.root, "train", "mini", SceneFilter(log_names=("absent",)))
         look(own)

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -29,6 +28,8 @@ from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.scorer import score_plans
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.geometry import relative_to
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.storage import Location
 from irl_vla.scene import CAMERA_NAMES, CITIES, OBJECT_NAMES, Area, MapView
 from irl_vla.world import generate as module
 from irl_vla.world.config import SplitSizeConfig, TwoStageConfig, WorldConfig, WorldSensorConfig
@@ -416,7 +417,7 @@ def test_resumes_after_an_interruption(world, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_group_record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(CONFIG, tmp_path, SEED)
-    assert not (tmp_path / SECOND_STAGE / "manifest.json").exists()
+    assert not find_record(Location.of(tmp_path / SECOND_STAGE)).whole
     time = made[0].stat().st_mtime_ns
     monkeypatch.setattr(module, "write_group_record", write)
     generate(CONFIG, tmp_path, SEED)
@@ -430,10 +431,9 @@ def test_other_follow_ups_are_not_mixed_in(world):
 
 
 def test_the_world_is_the_same_with_and_without_follow_ups(world):
-    manifest = json.loads((world / "manifest.json").read_text())
-    assert "two_stage" not in manifest["config"]
-    second = json.loads((world / SECOND_STAGE / "manifest.json").read_text())
-    assert second["config"]["two_stage"]["groups"] == TWO_STAGE.groups
+    assert "two_stage" not in find_record(Location.of(world)).identity.settings
+    second = find_record(Location.of(world / SECOND_STAGE))
+    assert second.identity.settings["two_stage"]["groups"] == TWO_STAGE.groups
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.dataset.sensors import load_image, load_sweep
 from irl_vla.dataset.splits import read_layouts
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.storage import Location
 from irl_vla.scene import CITIES
 from irl_vla.world import generate as module
 from irl_vla.world.config import ScenarioWeights, SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
-from irl_vla.world.identity import BEGUN_NAME
+from irl_vla.world.identity import world_artefact
 from irl_vla.world.plan import EVERY_ROAD, LEAST_SHARE, SPLITS, kind_counts, layout_plans, log_plans, network_of
 from irl_vla.world.scenarios import KINDS
 from irl_vla.world.sensor_config import LidarConfig
@@ -29,7 +31,7 @@ CONFIG = WorldConfig(train=TINY, val=TINY, test=TINY, frames_per_log=13, sensors
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Hashes of all logs and maps; the manifest and times are left out."""
+    """Hashes of all logs and maps; the record and times are left out."""
     files = sorted([*root.glob("navsim_logs/**/*.pkl"), *root.glob("maps/**/*.gpkg")])
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -68,7 +70,7 @@ def test_resumes_after_an_interruption(world, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_log", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(CONFIG, tmp_path, seed=7)
-    assert not (tmp_path / "manifest.json").exists()
+    assert not find_record(Location.of(tmp_path)).whole
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("navsim_logs/**/*.pkl")}
     assert len(kept) == 2
 
@@ -76,7 +78,7 @@ def test_resumes_after_an_interruption(world, tmp_path, monkeypatch):
     generate(CONFIG, tmp_path, seed=7)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert digests(tmp_path) == digests(world)
-    assert (tmp_path / "manifest.json").exists()
+    assert find_record(Location.of(tmp_path)).whole
 
 
 def test_refuses_to_mix_data_sets(world):
@@ -85,7 +87,7 @@ def test_refuses_to_mix_data_sets(world):
 
 
 def test_refuses_to_continue_another_unfinished_data_set(tmp_path):
-    (tmp_path / BEGUN_NAME).write_text('{"world": "0"}')
+    world_artefact(CONFIG, tmp_path, 8).begin()
     with pytest.raises(CheckpointError, match="unfinished"):
         generate(CONFIG, tmp_path, seed=7)
 
