@@ -15,7 +15,7 @@ from irl_vla.stages.experiment import Experiment
 
 #: As in pyproject.toml; the constraints were tested with the first.
 PYTHONS: Final = ((3, 11), (3, 12), (3, 13))
-CONSTRAINTS: Final = Path(__file__).parents[2] / "constraints.txt"
+CONSTRAINTS: Final = Path(__file__).parents[3] / "constraints.txt"
 #: A folder that the NAVSIM devkit has, and the unrelated package of its name on PyPI has not.
 _DEVKIT_FOLDER: Final = "planning"
 _SHOWN: Final = 4
