@@ -117,6 +117,40 @@ def test_actors_of_ray_data_are_heard(session: None, caplog: pytest.LogCaptureFi
     assert "said in an actor (seen 3 times on 1 worker)" in messages(caplog)
 
 
+def test_actors_that_an_actor_starts_are_heard(session: None, caplog: pytest.LogCaptureFixture) -> None:
+    """As the environment runners of RLlib, which the algorithm starts."""
+
+    def start(number: int) -> int:
+        runner = ray.remote(num_cpus=0)(Speaker).remote()
+        answer: int = ray.get(runner.__call__.remote(number))
+        return answer
+
+    with ray_session(RayConfig()):
+        assert ray.get(ray.remote(num_cpus=0)(start).remote(4)) == 4
+    assert messages(caplog) == ["said in an actor"]
+
+
+def search(settings: dict[str, int]) -> None:
+    from ray import tune
+
+    logging.getLogger("irl_vla.rl").warning("said in trial %d", settings["number"])
+    tune.report({"score": 1.0})
+
+
+@pytest.mark.slow
+def test_trials_of_ray_tune_are_heard(session: None, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    from ray import tune
+
+    with ray_session(RayConfig()):
+        tune.Tuner(
+            tune.with_resources(search, {"CPU": 1}),
+            param_space={"number": tune.grid_search([1, 2])},
+            run_config=tune.RunConfig(name="x", storage_path=str(tmp_path), verbose=0),
+        ).fit()
+    assert {"said in trial 1", "said in trial 2"} <= set(messages(caplog))
+
+
+@pytest.mark.slow
 def test_workers_of_ray_train_are_heard(session: None, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
