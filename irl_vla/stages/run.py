@@ -58,6 +58,7 @@ def pretrain(experiment: Experiment) -> None:
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.train.imitation import PretrainInputs
         from irl_vla.train.imitation import pretrain as imitate
+        from irl_vla.world.painted_views import view_sensors
 
         validation = prepared(experiment, experiment.data.val)
         inputs = PretrainInputs(
@@ -66,6 +67,7 @@ def pretrain(experiment: Experiment) -> None:
             validation=validation,
             scorer=training_scorer(experiment),
             views=experiment.views,
+            view_sensors=view_sensors(dataset, experiment.data_seed),
             data_seed=experiment.data_seed,
             samples=experiment.shared.path / "samples",
         )

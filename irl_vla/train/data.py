@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from irl_vla.dataset.config import TargetConfig, ViewConfig
-from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
+from irl_vla.dataset.features import SensorSource, StoredSensors, ViewSensors, build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes, scene_refs
@@ -37,8 +37,6 @@ from irl_vla.policy.deployment import sensor_config
 from irl_vla.policy.token_bank import ORIGINAL, BankRows
 from irl_vla.scene import FUTURE_FRAMES, Scene
 from irl_vla.train.config import SampleConfig
-from irl_vla.world.config import WorldSensorConfig
-from irl_vla.world.painted_views import PaintedSensors
 
 KIND: Final = "sample_cache"
 SCHEMA: Final = 1
@@ -56,7 +54,7 @@ class SampleJob:
 
     Attributes:
         views: shifted views of the chosen share of scenes; None for none (validation and test).
-        world_sensors: of a generated data set, whose shifted views are painted anew; None keeps the recorded sensors.
+        view_sensors: what shifted views see, where that can be made anew; None keeps the recorded sensors.
         seed: of the views.
     """
 
@@ -65,7 +63,7 @@ class SampleJob:
     encoder: EncoderConfig
     samples: SampleConfig
     views: ViewConfig | None
-    world_sensors: WorldSensorConfig | None
+    view_sensors: ViewSensors | None
     seed: int
     folder: Path
 
@@ -198,8 +196,8 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> dict[str, NDArray
     """
     map_view = load_map(job.dataset, logged.map_name)
     sensors: SensorSource = StoredSensors(job.dataset)
-    if view is not logged and job.world_sensors is not None:
-        sensors = PaintedSensors(logged, map_view, job.world_sensors, job.seed)
+    if view is not logged and job.view_sensors is not None:
+        sensors = job.view_sensors(logged, map_view)
     config = sensor_config(job.encoder, job.samples.allow_missing_sensors)
     targets = build_targets(view, map_view, target_config(job.encoder))
     has_human = not view.is_synthetic and len(view.future) >= FUTURE_FRAMES

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from irl_vla.dataset.config import DataConfig, ViewConfig
+from irl_vla.dataset.features import ViewSensors
 from irl_vla.dataset.layout import Dataset
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
@@ -48,7 +49,6 @@ from irl_vla.train.loop import (
     step_generator,
 )
 from irl_vla.train.validation import validate
-from irl_vla.world.painted_views import world_sensors
 
 SPLITS: Final = ("train", "val", "test")
 _STAGE: Final = "pretrain"
@@ -64,6 +64,7 @@ class PretrainInputs:
         splits: names of the train, validation and test split.
         validation: prepared scenes of the validation split; None chooses the best state by displacement.
         views, data_seed: shifted views of training scenes, as for prepared scenes.
+        view_sensors: what the views see, of a generated data set; None gives them what the logged ego recorded.
         samples: folder of the sample caches, one a split; trainings of other seeds may share it.
     """
 
@@ -72,6 +73,7 @@ class PretrainInputs:
     validation: PreparedStore | None
     scorer: ScorerConfig
     views: ViewConfig
+    view_sensors: ViewSensors | None
     data_seed: int
     samples: Path
 
@@ -309,7 +311,7 @@ def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: 
         encoder=policy.encoder,
         samples=config.samples,
         views=inputs.views if name == "train" else None,
-        world_sensors=world_sensors(inputs.dataset),
+        view_sensors=inputs.view_sensors,
         seed=inputs.data_seed,
         folder=inputs.samples.resolve() / name,
     )

@@ -42,6 +42,7 @@ from irl_vla.train.imitation import (
 from irl_vla.train.validation import chosen_rows, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
+from irl_vla.world.painted_views import view_sensors
 from tests.unit.policy import scenes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,7 +71,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
     sensors = WorldSensorConfig(cameras=("CAM_F0", "CAM_L0"), image_height_px=32, image_width_px=48)
     generate(WorldConfig(train=size, val=size, test=size, frames_per_log=15, sensors=sensors), root, seed=1)
     data = DataConfig(root=root)
-    return PretrainInputs(open_dataset(data), data, None, ScorerConfig(), ViewConfig(), 5, root / "samples")
+    dataset, seed = open_dataset(data), 5
+    painted = view_sensors(dataset, seed)
+    return PretrainInputs(dataset, data, None, ScorerConfig(), ViewConfig(), painted, seed, root / "samples")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def test_second_stage_scenes_are_encoded_without_a_human(tmp_path: Path) -> None
         encoder=EncoderConfig(),
         samples=SampleConfig(workers=0, allow_missing_sensors=True),
         views=None,
-        world_sensors=None,
+        view_sensors=None,
         seed=0,
         folder=tmp_path / "samples",
     )
