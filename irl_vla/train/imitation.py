@@ -43,6 +43,7 @@ from irl_vla.train.loop import (
     batch_rows,
     history_path,
     last_state,
+    one_cycle,
     report_state,
     run_training,
     step_generator,
@@ -291,14 +292,7 @@ def make_optimiser(
         policy.encoder, policy.chain, config.learning_rate, config.weight_decay, config.encoder_factor
     )
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in groups],
-        total_steps=max(config.steps, 2),
-        pct_start=config.warmup_fraction,
-        cycle_momentum=False,
-    )
-    return optimiser, schedule
+    return optimiser, one_cycle(optimiser, config.steps, config.warmup_fraction)
 
 
 def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: ImitationConfig) -> SampleJob:
