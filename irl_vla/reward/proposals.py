@@ -3,17 +3,20 @@
 The reward world model is later asked about whatever PPO tries, so its labels must hold more than good driving:
 plans of the human and of a vocabulary, of every denoising step of the policy, and the manoeuvres by which a policy
 is known to cheat a learned reward (jitter, leaving the road, a reversed last waypoint, hard braking, speeding,
-one constant manoeuvre everywhere). Shifted ego views are bank rows of their own and get proposals like any other.
+one constant manoeuvre everywhere). Shifted ego views are bank rows of their own. Nobody drove there, so the way back
+to the logged path, which imitation learns, takes the human's part among their proposals, under its own name.
 
 Every row draws from its own generator, so its proposals do not depend on how the work is cut.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2, vq
 
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats, wrap_angle
@@ -95,14 +98,11 @@ def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generato
         raise CheckpointError("proposals: the token bank holds no human plan; write it from a split with a future")
     distinct = np.unique(np.asarray(human_plans, np.float64).reshape(len(human_plans), -1), axis=0)
     points = comparable(distinct.reshape(-1, FUTURE_FRAMES, 3))
-    centres = _spread_centres(points, min(size, len(points)), generator)
-    for _ in range(iterations):
-        nearest = _nearest(points, centres)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, nearest, points)
-        counts = np.bincount(nearest, minlength=len(centres))[:, None]
-        centres = np.where(counts > 0, sums / np.maximum(counts, 1), centres)
-    chosen = np.unique(_nearest(centres, points))
+    with warnings.catch_warnings():
+        # A centre that loses all its plans stays where it was, which costs a plan of the vocabulary at most.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        centres, _ = kmeans2(points, min(size, len(points)), iter=iterations, minit="++", rng=generator)
+    chosen = np.unique(vq(centres, points)[0])
     plans = distinct[chosen].reshape(-1, FUTURE_FRAMES, 3)
     return np.asarray(plans[np.argsort(plans[:, -1, 0], kind="stable")], np.float64)
 
@@ -319,23 +319,3 @@ def _matching_entries(
     chance = np.exp(-np.abs(entry_speed - speed_mps) / config.vocabulary_speed_scale_mps) + 1e-3
     chosen = generator.choice(len(vocabulary), size=count, replace=count > len(vocabulary), p=chance / chance.sum())
     return np.asarray(vocabulary[chosen], np.float64)
-
-
-def _spread_centres(points: Floats, count: int, generator: np.random.Generator) -> Floats:
-    """k-means++ start: each next centre is drawn in proportion to the squared distance to those before."""
-    centres = np.empty((count, points.shape[1]))
-    centres[0] = points[generator.integers(len(points))]
-    nearest = ((points - centres[0]) ** 2).sum(1)
-    for index in range(1, count):
-        total = nearest.sum()
-        chance = nearest / total if total > 0.0 else None
-        centres[index] = points[generator.choice(len(points), p=chance)]
-        nearest = np.minimum(nearest, ((points - centres[index]) ** 2).sum(1))
-    return centres
-
-
-def _nearest(points: Floats, centres: Floats, block: int = 4096) -> NDArray[np.int64]:
-    """Index of the nearest centre of each point, in blocks that bound memory."""
-    norms = (centres**2).sum(1)
-    parts = [np.argmin(norms - 2.0 * points[i : i + block] @ centres.T, axis=1) for i in range(0, len(points), block)]
-    return np.concatenate(parts).astype(np.int64)
