@@ -47,6 +47,9 @@ SUBSCORES: Final = tuple(OFFICIAL_SUBSCORES)
 HISTORY_FRAMES: Final = 4  # includes the current frame
 FUTURE_FRAMES: Final = 8
 PLAN_INTERVAL_S: Final = 0.5
+#: Extended comfort compares the plans of a frame and of the frame before it in the log, if that is at most so much
+#: older (the official evaluator's 0.55 s; docs/epdms.md, "One stage").
+MAX_PAIR_GAP_US: Final = 550_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,6 +321,19 @@ class Observation:
     history: Floats
     command: int
     instruction: str
+
+
+def are_pair(gap_us: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether two frames of a log, neighbours in time, are a pair for extended comfort.
+
+    Args:
+        gap_us: (...) how much younger the second frame is, in whole microseconds, so that the bound is exact.
+
+    Returns:
+        (...) True in (0, ``MAX_PAIR_GAP_US``].
+    """
+    gap = np.asarray(gap_us)
+    return np.asarray((gap > 0) & (gap <= MAX_PAIR_GAP_US))
 
 
 class SubScores(NamedTuple):

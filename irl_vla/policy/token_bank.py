@@ -17,15 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.files import Manifest, read_manifest
-from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S
+from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, are_pair
 
 KIND: Final = "token_bank"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 FILE_NAME: Final = "rows.arrow"
 REMEDY: Final = "run `irl-vla pretrain` again"
 ORIGINAL: Final = "original"  # the view that is not shifted
-#: Frames nominally 0.5 s apart; logs have gaps, and extended comfort is not defined across them.
-PAIR_TOLERANCE_S: Final = 0.05
 
 _ROWS_PER_BATCH: Final = 256
 _TEXT_COLUMNS: Final = ("token", "scene_token", "view", "log_name", "group", "kind")
@@ -95,8 +93,8 @@ class TokenBank:
     Sending a bank to another process sends its path.
 
     Attributes:
-        previous_row: (R,) int64 row of the frame 0.5 s before in the same log, -1 where there is none; views other
-            than the original have none.
+        previous_row: (R,) int64 row of the frame with which a frame is a pair for extended comfort, -1 where there is
+            none; see :func:`link_frames`.
         perception_hash: of the encoder weights that wrote it.
         inputs: name to hash of what it was written from.
         fingerprint: of its manifest.
@@ -250,13 +248,16 @@ class TokenBankWriter:
 
 
 def link_frames(rows: BankRows) -> NDArray[np.int64]:
-    """(R,) row of the frame 0.5 s (within 0.05 s) before in the same log, original views only; -1 elsewhere."""
+    """(R,) row of the frame before in the same log, where the two are a pair (``scene.are_pair``); -1 elsewhere.
+
+    Original views only, as the score pairs them: shifted views have no predecessor.
+    """
     links = np.full(len(rows), -1, np.int64)
     originals = np.flatnonzero(rows.view == ORIGINAL)
     order = originals[np.lexsort((rows.timestamp_us[originals], rows.log_name[originals]))]
     before, after = order[:-1], order[1:]
-    gap_s = (rows.timestamp_us[after] - rows.timestamp_us[before]) * 1e-6
-    linked = (rows.log_name[before] == rows.log_name[after]) & (np.abs(gap_s - PLAN_INTERVAL_S) <= PAIR_TOLERANCE_S)
+    gaps_us = rows.timestamp_us[after] - rows.timestamp_us[before]
+    linked = (rows.log_name[before] == rows.log_name[after]) & are_pair(gaps_us)
     links[after[linked]] = before[linked]
     return links
 
