@@ -66,8 +66,10 @@ class BankRows:
         timestamp_us: (R,) int64 of the current frame.
         ego_history: (R, 4, 7) float32, as ``Observation.history``.
         command: (R,) int64.
-        human_plan: (R, 8, 3) float32, ego frame of the view; zero where there is none.
-        has_human: (R,) bool.
+        plan: (R, 8, 3) float32, ego frame of the view: what imitation learns, the human plan or from a shifted view the
+            way back to it; zero where there is neither.
+        has_plan: (R,) bool, True where ``plan`` is one.
+        has_human: (R,) bool, True where it is that of a human: never in a shifted view, where nobody drove.
     """
 
     token: NDArray[np.str_]
@@ -79,7 +81,8 @@ class BankRows:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -111,7 +114,8 @@ class TokenBank:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
     previous_row: NDArray[np.int64]
     perception_hash: str
@@ -129,7 +133,9 @@ class TokenBank:
         Raises:
             CheckpointError: if the bank is not whole, of another schema, or of another perception.
         """
-        manifest = read_manifest(path, KIND, SCHEMA, REMEDY)
+        manifest = read_manifest(
+            path, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove the folder of that stage first"
+        )
         found = manifest.inputs["perception"]
         if perception_hash is not None and found != perception_hash:
             raise CheckpointError(
@@ -273,7 +279,8 @@ def _schema(layout: TokenLayout) -> Any:
         ("timestamp_us", pa.int64()),
         ("ego_history", pa.list_(pa.float32(), HISTORY_FRAMES * 7)),
         ("command", pa.int64()),
-        ("human_plan", pa.list_(pa.float32(), FUTURE_FRAMES * 3)),
+        ("plan", pa.list_(pa.float32(), FUTURE_FRAMES * 3)),
+        ("has_plan", pa.bool_()),
         ("has_human", pa.bool_()),
     ]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
@@ -300,7 +307,8 @@ def _columns(table: Any) -> BankRows:
         timestamp_us=flat("timestamp_us"),
         ego_history=flat("ego_history", (HISTORY_FRAMES, 7)),
         command=flat("command"),
-        human_plan=flat("human_plan", (FUTURE_FRAMES, 3)),
+        plan=flat("plan", (FUTURE_FRAMES, 3)),
+        has_plan=flat("has_plan").astype(np.bool_),
         has_human=flat("has_human").astype(np.bool_),
     )
 

@@ -25,6 +25,7 @@ from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
 
 SOURCES: Final = (
     "human",
+    "recovery",
     "vocabulary",
     "policy",
     "denoising",
@@ -64,13 +65,15 @@ class RowFacts:
     Attributes:
         rows: (B,) bank rows.
         speeds_mps: (B,) current speeds.
-        human_plans: (B, 8, 3), arbitrary where ``has_human`` is False.
-        has_human: (B,).
+        plans: (B, 8, 3) to imitate: of a human, or the way back from a shifted view; arbitrary where ``has_plan`` is
+            False.
+        has_plan, has_human: (B,); a human's plan is a plan.
     """
 
     rows: NDArray[np.int64]
     speeds_mps: Floats
-    human_plans: Floats
+    plans: Floats
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
 
 
@@ -80,7 +83,7 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
 
 
 def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generator, iterations: int = 20) -> Floats:
-    """Picks human plans that cover all human plans: k-means, then the plan nearest to each centre.
+    """Picks human plans that cover all human plans: k-means++, then the plan nearest to each centre.
 
     Real plans instead of centres, because a mean of plans need not be drivable.
 
@@ -113,7 +116,8 @@ def propose(
     """Makes the proposals of bank rows.
 
     Args:
-        facts: of B rows; where there is no human a vocabulary plan of similar speed takes the human's part.
+        facts: of B rows. The plan to imitate is the one that is disturbed; where there is none, a vocabulary plan of
+            similar speed takes its part.
         vocabulary: (V, 8, 3) of :func:`fit_vocabulary`.
         sampler: denoising chains of the policy, or None before there is one.
 
@@ -126,9 +130,9 @@ def propose(
     source = np.empty((len(facts.rows), config.count), np.int8)
     for index, generator in enumerate(generators):
         speed_mps = float(facts.speeds_mps[index])
-        human = np.asarray(facts.human_plans[index], np.float64) if facts.has_human[index] else None
         row_chains = None if chains is None else chains[index]
-        base, parts = _driven(speed_mps, human, vocabulary, row_chains, config=config, generator=generator)
+        imitated = _imitated(facts, index)
+        base, parts = _driven(speed_mps, imitated, vocabulary, row_chains, config=config, generator=generator)
         parts += _disturbed(base, speed_mps, config, generator)
         plans[index] = np.concatenate([part for _, part in parts])
         source[index] = np.concatenate([np.full(len(part), SOURCES.index(name), np.int8) for name, part in parts])
@@ -242,9 +246,16 @@ def _sampled_chains(
     return sampler(rows, chains, generators)
 
 
+def _imitated(facts: RowFacts, index: int) -> tuple[str, Floats] | None:
+    """The plan to imitate and the source that it counts as."""
+    if not facts.has_plan[index]:
+        return None
+    return "human" if facts.has_human[index] else "recovery", np.asarray(facts.plans[index], np.float64)
+
+
 def _driven(
     speed_mps: float,
-    human: Floats | None,
+    imitated: tuple[str, Floats] | None,
     vocabulary: Floats,
     chains: Floats | None,
     *,
@@ -253,14 +264,14 @@ def _driven(
 ) -> tuple[Floats, list[tuple[str, Floats]]]:
     """The plan to disturb, and the plans that nobody disturbed."""
     spare = config.policy + config.denoising if chains is None else 0
-    spare += config.human if human is None else 0
+    spare += config.human if imitated is None else 0
     entries = _matching_entries(vocabulary, speed_mps, config.vocabulary + spare, config, generator)
-    parts = [] if human is None or not config.human else [("human", human[None])]
+    parts = [] if imitated is None or not config.human else [(imitated[0], imitated[1][None])]
     parts.append(("vocabulary", entries))
     if chains is not None:
         parts.append(("policy", chains[: config.policy, -1]))
         parts.append(("denoising", _intermediate(chains, config.denoising, generator)))
-    return (entries[0] if human is None else human), parts
+    return (entries[0] if imitated is None else imitated[1]), parts
 
 
 def _disturbed(
