@@ -25,13 +25,13 @@ _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "label": {"workers": True},
     "train_reward": {"use_gpu": True, "max_failures": True},
-    "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
+    "finetune": {"backend": {"actors": True, "scenes_in_memory": True}, "env_runners": True},
 }
 
 #: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
 TRAINED: Final[Mapping[str, str]] = {
     "imitation": "pretrain/policy",
-    "control": "finetune/control",
+    "control": "finetune/control/checkpoint",
     "finetuned": "finetune/checkpoint",
 }
 
@@ -154,7 +154,7 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
 
 
 def validation_spec(experiment: Experiment) -> "ValidationSpec":
-    """What watches fine-tuning: bank and prepared scenes of the validation split."""
+    """What fine-tuning is validated with: bank and prepared scenes of the validation split."""
     from irl_vla.judge.validation import ValidationSpec
 
     store = prepared(experiment, experiment.data.val)
