@@ -81,12 +81,6 @@ class DenoisingChain(nn.Module):
         clean = self.planner.predict(noised, step, keys).clamp(-self.config.clip, self.config.clip)
         return self._of_clean[step][..., None] * clean + self._of_noised[step][..., None] * noised
 
-    def log_prob(self, outcome: Tensor, mean: Tensor, step: Tensor) -> Tensor:
-        """Log-density (...) of x_{k-1} (..., 24) under step k (...), summed over the code."""
-        sigma = self.sigma[step]
-        surprise = ((outcome - mean) / sigma[..., None]).square().sum(dim=-1)
-        return -0.5 * surprise - mean.shape[-1] * (sigma.log() + 0.5 * math.log(2 * math.pi))
-
     def sample(self, keys: SceneKeys, noise: Tensor) -> Chains:
         """Samples whole chains; the same noise gives the same chains.
 
@@ -119,6 +113,31 @@ class DenoisingChain(nn.Module):
     def plans(self, keys: SceneKeys, start: Tensor | None = None) -> Tensor:
         """(B, P, 8, 3) deterministic plans; see :meth:`infer`."""
         return self.codec.decode(self.infer(keys, start))
+
+
+def step_log_density(outcome: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density (...) of x_{k-1} (..., 24) under one step, summed over the code.
+
+    Args:
+        mean: (..., 24) of the step.
+        log_std: (..., 24) logarithm of its standard deviation.
+    """
+    surprise = ((outcome - mean) * torch.exp(-log_std)).square()
+    return -(0.5 * surprise + log_std + 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def step_log_ratio(outcome: Tensor, mean: Tensor, other: Tensor, log_std: Tensor) -> Tensor:
+    """Difference (...) of two :func:`step_log_density`, of means ``mean`` and ``other`` and one deviation.
+
+    Written without the parts that cancel, because in single precision their difference would be mostly rounding.
+    """
+    gaps = (outcome - other) ** 2 - (outcome - mean) ** 2
+    return (0.5 * gaps * torch.exp(-2 * log_std)).sum(dim=-1)
+
+
+def step_divergence(mean: Tensor, other: Tensor, log_std: Tensor) -> Tensor:
+    """KL divergence (...) of two steps of means (..., 24) and one deviation, summed over the code; symmetric."""
+    return (0.5 * (mean - other) ** 2 * torch.exp(-2 * log_std)).sum(dim=-1)
 
 
 def ddim_scheduler(config: ChainConfig) -> DDIMScheduler:

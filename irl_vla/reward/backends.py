@@ -1,4 +1,4 @@
-"""Reward backends: who says what a plan is worth, behind one interface.
+"""Reward backends: what gives plans their sub-scores, behind one interface.
 
 Every backend turns (rows of the token bank, plans) into sub-scores, never into a reward: ``weights.reward`` alone does
 that. The human filter is applied where the configured score applies it; EC is NaN (``comfort.pair_comforts`` adds it).
@@ -6,8 +6,11 @@ that. The human filter is applied where the configured score applies it; EC is N
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
+from uuid import uuid4
 
 import numpy as np
 import ray
@@ -104,16 +107,15 @@ class ScorerBackend:
 
 
 class ActorBackend:
-    """The true scorer in Ray actors. A row always goes to the same actor, which keeps its prepared scene.
+    """The true scorer in running Ray actors. A row always goes to the same actor, which keeps its prepared scene.
 
-    For drivers only: an actor submitted from inside a worker would wait for the CPU that the worker holds.
+    Args:
+        names: as :func:`scorer_actors` gives them. Names travel to any process of the Ray session, and through
+            checkpoints of a session that is gone.
     """
 
-    def __init__(self, store: Path, bank: Path, scorer: ScorerConfig, config: BackendConfig) -> None:
-        actor = ray.remote(num_cpus=1)(_ScorerActor)
-        self._actors: list[Any] = [
-            actor.remote(store, bank, scorer, config.scenes_in_memory) for _ in range(config.actors)
-        ]
+    def __init__(self, names: Sequence[str]) -> None:
+        self._actors: list[Any] = [ray.get_actor(name) for name in names]
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
         """As :class:`ScorerBackend`, in parallel over rows."""
@@ -123,12 +125,33 @@ class ActorBackend:
         pending = [actor.score.remote(rows[part], plans[part]) for actor, part in zip(self._actors, parts, strict=True)]
         for part, result in zip(parts, ray.get(pending), strict=True):
             values[part], valid[part] = result.values, result.valid
-        return SubScores(values, valid)
+        return _counted(SubScores(values, valid), "scorer", "prepared scene")
 
-    def close(self) -> None:
-        """Ends the actors."""
-        for actor in self._actors:
-            ray.kill(actor)
+
+@contextmanager
+def scorer_actors(config: BackendConfig, bank: Path, store: Path, scorer: ScorerConfig) -> Iterator[tuple[str, ...]]:
+    """Runs the scorer actors that the configuration asks for (maybe none), and ends them, also after an error.
+
+    Call it in the driver, before anything else takes CPUs: whoever waits for an actor's answer may hold a CPU itself,
+    and an actor that has none would never answer. The block begins when every actor has its CPU.
+
+    Args:
+        store: prepared scenes.
+
+    Yields:
+        The names of the actors, for :func:`make_backend`.
+    """
+    actor = ray.remote(num_cpus=1)(_ScorerActor)
+    handles: dict[str, Any] = {}
+    try:
+        for _ in range(config.scorer_actors):
+            name = f"scorer-{uuid4().hex}"
+            handles[name] = actor.options(name=name).remote(store, bank, scorer, config.scenes_in_memory)
+        ray.get([handle.__ray_ready__.remote() for handle in handles.values()])
+        yield tuple(handles)
+    finally:
+        for handle in handles.values():
+            ray.kill(handle)
 
 
 class VocabularyBackend:
@@ -177,6 +200,7 @@ def make_backend(
     store: Path | None = None,
     labels: Path | None = None,
     scorer: ScorerConfig | None = None,
+    actors: Sequence[str] = (),
 ) -> RewardBackend:
     """Opens the backend that the configuration names.
 
@@ -185,6 +209,7 @@ def make_backend(
         store: prepared scenes, for "scorer" and "mix".
         labels: label set, for "vocabulary".
         scorer: how the true scorer scores, for "scorer" and "mix".
+        actors: names of the :func:`scorer_actors` to ask instead of scoring in this process.
 
     Raises:
         ConfigError: if the kind needs an input that is not there.
@@ -207,8 +232,8 @@ def make_backend(
         parts.append(ModelBackend(load_reward_model(model, opened), opened, config))
     if config.kind in ("scorer", "mix") and store is not None and scorer is not None:
         parts.append(
-            ActorBackend(store, bank, scorer, config)
-            if config.actors
+            ActorBackend(actors)
+            if actors
             else ScorerBackend(PreparedStore.open(store), opened, scorer, config.scenes_in_memory)
         )
     return parts[0] if len(parts) == 1 else MixBackend(parts[0], parts[1], config.mix_scorer)

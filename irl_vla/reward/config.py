@@ -145,10 +145,11 @@ class RewardTrainConfig(Config):
 
 
 class BackendConfig(Config):
-    """Which backend pays the reward.
+    """Which backend gives the sub-scores behind the reward.
 
     Attributes:
-        actors: Ray actors of the true scorer; 0 scores in the calling process.
+        actors: Ray actors of the true scorer, one CPU each, which score for all samplers of a fine-tuning; 0 scores
+            where the plans are sampled, as the trials of a sweep always do.
         scenes_in_memory: prepared scenes that one process (or actor) keeps.
         mix_scorer: share of the true scorer in a "mix"; the learned model has the rest.
         plans_per_batch: most plans of one forward pass of the learned model.
@@ -160,3 +161,8 @@ class BackendConfig(Config):
     mix_scorer: float = Field(default=0.25, gt=0.0, lt=1.0)
     plans_per_batch: int = speed_only(4096, gt=0)
     computed_comfort: bool = True
+
+    @property
+    def scorer_actors(self) -> int:
+        """Actors that are started: none where the true scorer is not asked."""
+        return self.actors if self.kind in ("scorer", "mix") else 0

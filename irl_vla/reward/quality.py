@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,14 @@ from scipy.stats import rankdata
 
 from irl_vla.geometry import Floats
 from irl_vla.ledger.files import write_text
+from irl_vla.policy.token_bank import TokenBank
+from irl_vla.reward.backends import RewardBackend
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.reward.weights import RewardWeights, reward
 from irl_vla.scene import SUBSCORES
 
 ALL_SOURCES: Final = "all"
+_EC: Final = SUBSCORES.index("ec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,31 @@ class QualityReport:
         write_text(folder / "quality.json", json.dumps(_without_nan(asdict(self)), indent=1))
         write_text(folder / "quality_subscores.csv", _csv(self.subscores))
         write_text(folder / "quality_picks.csv", _csv(self.picks))
+
+
+class MeanRewards(NamedTuple):
+    """Mean reward of the same plans (EPDMS without EC, all weights 1): as a backend predicts it, and as it truly is."""
+
+    predicted: float
+    true: float
+
+
+def mean_rewards(
+    backend: RewardBackend, bank: TokenBank, tokens: Sequence[str], plans: Floats, subscores: Floats
+) -> MeanRewards:
+    """Compares what a backend predicts for plans with their true sub-scores.
+
+    Args:
+        tokens: of N rows of the bank.
+        plans: (N, 8, 3) one plan a row.
+        subscores: (N, 9) its true sub-scores.
+    """
+    row_of = {str(token): row for row, token in enumerate(bank.token)}
+    rows = np.array([row_of[token] for token in tokens])
+    predicted, true = backend.score(rows, plans[:, None]).values[:, 0].copy(), subscores.copy()
+    predicted[:, _EC] = true[:, _EC] = np.nan  # a backend does not know it
+    weights = RewardWeights()
+    return MeanRewards(float(reward(predicted, weights).mean()), float(reward(true, weights).mean()))
 
 
 def auroc(predicted: Floats, positive: NDArray[np.bool_]) -> float:

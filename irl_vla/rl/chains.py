@@ -1,6 +1,6 @@
-"""What a denoising chain is made of: which scene it plans in, its noise, and what its plan earns.
+"""What a denoising chain is made of: the scene it plans in, its noise, and the reward of its plan.
 
-The chain is the episode: its steps k = K .. 1 turn noise x_K into the plan x_0, and only the plan is paid.
+The chain is the episode: its steps k = K .. 1 turn noise x_K into the plan x_0, and only the plan has a reward.
 Everything random is a pure function of (seed, iteration, chain, step), so that the step-by-step environment and
 the sampler of whole chains produce the same chains, in any order and on any number of workers.
 """
@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.policy.token_bank import TokenBank
-from irl_vla.reward.backends import RewardBackend
 from irl_vla.reward.comfort import pair_comforts
-from irl_vla.reward.config import RewardWeights
 from irl_vla.reward.weights import reward
+from irl_vla.rl.task import ChainTask
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 
 Rows = NDArray[np.int64]
 PLAN_SHAPE: Final = (FUTURE_FRAMES, 3)
 _EC: Final = SUBSCORES.index("ec")
-_ROW_STREAM, _NOISE_STREAM = 1, 2
+_ROW_STREAM, _NOISE_STREAM, _ORDER_STREAM = 1, 2, 3
 
 
 class Scenes(NamedTuple):
@@ -38,8 +37,8 @@ class Scenes(NamedTuple):
     paired: NDArray[np.bool_]
 
 
-class Earnings(NamedTuple):
-    """What plans earned.
+class PlanRewards(NamedTuple):
+    """Rewards of plans.
 
     Attributes:
         reward: (S, M, G) training reward.
@@ -61,6 +60,24 @@ def draw_scenes(bank: TokenBank, seed: int, iteration: int, scenes: int, pair: b
     return Scenes(np.stack([rows, np.where(paired, previous, rows)], axis=1), paired)
 
 
+def draw_part(task: ChainTask, seed: int, iteration: int, part: int) -> tuple[Scenes, Rows]:
+    """One of an iteration's equal parts: its slice of the scenes, and the numbers of its chains.
+
+    A chain's number counts members first, then chains of a scene, then scenes, over all parts; scenes and noise are
+    therefore the same in any number of parts.
+    """
+    scenes = draw_scenes(task.bank, seed, iteration, task.scenes, task.pair)
+    share = task.scenes // task.parts
+    here = slice(part * share, (part + 1) * share)
+    chains = part * task.chain_count + np.arange(task.chain_count)
+    return Scenes(scenes.rows[here], scenes.paired[here]), chains
+
+
+def learning_order(seed: int, iteration: int, rows: int) -> Rows:
+    """(rows,) the random order in which an iteration's scene rows are learned from, cut into equal minibatches."""
+    return np.random.default_rng([_ORDER_STREAM, seed, iteration]).permutation(rows)
+
+
 def chain_noise(seed: int, iteration: int, chains: Rows, steps: int, size: int) -> NDArray[np.float32]:
     """Noise of chains: (B, K + 1, size); entry 0 is the start x_K, entry j the noise of step k = K + 1 - j."""
     noise = np.empty((len(chains), steps + 1, size), np.float32)
@@ -70,8 +87,14 @@ def chain_noise(seed: int, iteration: int, chains: Rows, steps: int, size: int) 
     return noise
 
 
-def earn(bank: TokenBank, backend: RewardBackend, scenes: Scenes, plans: Floats, weights: RewardWeights) -> Earnings:
-    """Pays plans; EC follows from the rollouts of both members of a pair and enters both rewards.
+def reward_chains(task: ChainTask, scenes: Scenes, codes: NDArray[np.float32]) -> PlanRewards:
+    """Rewards of the plans x_0 of chains (S, M, G, size), whitened; see :func:`reward_plans`."""
+    plans = task.decode(codes.reshape(-1, task.size)).reshape(*codes.shape[:3], *PLAN_SHAPE)
+    return reward_plans(task, scenes, plans)
+
+
+def reward_plans(task: ChainTask, scenes: Scenes, plans: Floats) -> PlanRewards:
+    """Rewards of plans; EC follows from the rollouts of both members of a pair and enters both rewards.
 
     Args:
         plans: (S, M, G, 8, 3) in the ego frame of each row.
@@ -79,9 +102,9 @@ def earn(bank: TokenBank, backend: RewardBackend, scenes: Scenes, plans: Floats,
     Raises:
         SceneError: if the backend cannot score a row (no labels for it).
     """
-    count, members, chains = plans.shape[:3]
+    bank, (count, members, chains) = task.bank, plans.shape[:3]
     flat = scenes.rows.reshape(-1)
-    scored = backend.score(flat, plans.reshape(count * members, chains, *PLAN_SHAPE))
+    scored = task.backend.score(flat, plans.reshape(count * members, chains, *PLAN_SHAPE))
     unscored = ~np.asarray(scored.valid).all(axis=1)
     if unscored.any():
         raise SceneError(
@@ -96,4 +119,4 @@ def earn(bank: TokenBank, backend: RewardBackend, scenes: Scenes, plans: Floats,
             for member, rows in enumerate(scenes.rows[scenes.paired].T)
         )
         values[scenes.paired, :, :, _EC] = pair_comforts(now, previous)[:, None]
-    return Earnings(reward(values, weights), values)
+    return PlanRewards(reward(values, task.weights), values)

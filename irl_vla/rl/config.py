@@ -22,13 +22,15 @@ class FinetuneConfig(Config):
         behaviour_cloning: weight of KL(policy || imitation policy), summed over plan dimensions; keeps a policy
             that is trained on a learned reward from exploiting it.
         sigma_floor_m: exploration floor of every step in metres; None keeps that of the imitation checkpoint.
-        env_runners: remote samplers of one CPU each; 0 samples in the driver.
+        env_runners: remote samplers of one CPU each, which share the scenes of an iteration; 0 samples in the driver.
+            The chains are the same in any number of them.
         average: share that the running mean of the policy's weights keeps in an iteration; it is that mean that is
             validated and kept (0: the policy of the last update).
         validate_every: iterations between true-score checks on the validation split.
         checkpoint_every: iterations between resumable checkpoints.
         max_progress_loss: a state whose true validation EP lies further below imitation's is not kept as the best.
-        patience: validations without a new best true score before training stops; the best is kept.
+        patience: validations without a new best true score before training stops, of states that may be kept; the best
+            is kept.
     """
 
     iterations: int = Field(40, gt=0)
@@ -45,7 +47,7 @@ class FinetuneConfig(Config):
     denoising_discount: float = Field(0.9, gt=0.0, le=1.0)
     behaviour_cloning: float = Field(0.02, ge=0.0)
     sigma_floor_m: float | None = Field(None, gt=0.0)
-    env_runners: int = Field(0, ge=0)
+    env_runners: int = speed_only(0, ge=0)
     average: float = Field(0.9, ge=0.0, lt=1.0)
     validate_every: int = Field(10, gt=0)
     checkpoint_every: int = speed_only(10, gt=0)

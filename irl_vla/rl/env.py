@@ -1,4 +1,4 @@
-"""The environment: one denoising step is one step, one chain an episode, its plan is paid at the end.
+"""The environment: one denoising step is one step, one chain an episode, the reward of its plan comes at the end.
 
 Chains run side by side in a Gymnasium vector environment: S scenes x G chains x M members (a frame and, if pairs are
 asked for, its predecessor right after it). The observation never holds scene tokens; the module gathers them from the
@@ -6,7 +6,7 @@ memory-mapped bank by row.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, SupportsFloat
+from typing import Any, Final
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats
-from irl_vla.rl.chains import Earnings, Scenes, chain_noise, draw_scenes, earn
+from irl_vla.rl.chains import Rows, Scenes, chain_noise, draw_part, reward_chains
 from irl_vla.rl.task import ChainTask
 
 ENV_ID: Final = "irl_vla_denoising"
@@ -45,25 +45,26 @@ def action_space(task: ChainTask) -> gym.spaces.Box:
 
 
 class DenoisingVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
-    """All chains of one iteration, in lockstep; every episode lasts exactly K steps.
+    """All chains of one part of an iteration, in lockstep; every episode lasts exactly K steps.
 
     Args:
         task: what the chains run on.
-        stream: number of this environment among ``streams`` parallel ones; each draws its own iterations.
+        part: which of the task's parts.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's attribute)
 
-    def __init__(self, task: ChainTask, stream: int = 0, streams: int = 1) -> None:
+    def __init__(self, task: ChainTask, part: int = 0) -> None:
         super().__init__()
-        self.task, self.stream, self._streams = task, stream, streams
+        self.task, self.part = task, part
         self.num_envs = task.chain_count
         self.single_observation_space = observation_space(task)
         self.single_action_space = action_space(task)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._seed, self._round, self._k = task.seed, -1, 0
+        self._seed, self._iteration, self._k = task.seed, -1, 0
         self._scenes: Scenes
+        self._chains: Rows
         self._x: NDArray[np.float32]
 
     def reset(
@@ -72,18 +73,13 @@ class DenoisingVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[An
         """Starts the next iteration's chains; a seed starts over from iteration 0 with that seed."""
         del options
         if seed is not None:
-            self._seed, self._round = seed, -1
-        self._round += 1
+            self._seed, self._iteration = seed, -1
+        self._iteration += 1
         task = self.task
-        self._scenes = draw_scenes(task.bank, self._seed, self.iteration, task.scenes, task.pair)
-        self._x = chain_noise(self._seed, self.iteration, np.arange(self.num_envs), task.steps, task.size)[:, 0]
+        self._scenes, self._chains = draw_part(task, self._seed, self._iteration, self.part)
+        self._x = chain_noise(self._seed, self._iteration, self._chains, task.steps, task.size)[:, 0]
         self._k = task.steps
         return self._observe(), {}
-
-    @property
-    def iteration(self) -> int:
-        """Number under which scenes and noise are drawn; parallel environments never share one."""
-        return self._round * self._streams + self.stream
 
     def step(
         self, actions: NDArray[np.float32]
@@ -96,12 +92,12 @@ class DenoisingVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[An
         self._x = np.asarray(actions, np.float32)
         self._k -= 1
         done = np.full(self.num_envs, self._k == 0)
-        rewards = self._pay() if self._k == 0 else np.zeros(self.num_envs)
+        rewards = self._rewards() if self._k == 0 else np.zeros(self.num_envs)
         return self._observe(), rewards, done, nothing, {}
 
     def _observe(self) -> Observations:
         count = self.num_envs
-        chains = np.stack([np.full(count, self.iteration), np.arange(count)], axis=1)
+        chains = np.stack([np.full(count, self._iteration), self._chains], axis=1)
         return {
             "row": chain_rows(self._scenes, self.task.chains)[:, None].astype(np.int32),
             "x": self._x,
@@ -109,38 +105,9 @@ class DenoisingVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[An
             "chain": chains.astype(np.int32),
         }
 
-    def _pay(self) -> Floats:
-        return by_chain(pay(self.task, self._scenes, self._x).reward)
-
-
-class DenoisingEnv(gym.Env[Observations, NDArray[np.float32]]):
-    """One chain alone, for tools that want a plain environment; the first chain of the vector environment."""
-
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
-
-    def __init__(self, task: ChainTask) -> None:
-        self.observation_space, self.action_space = observation_space(task), action_space(task)
-        self._chains = DenoisingVectorEnv(task.alone())
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, Any]]:
-        """Starts the next chain; a seed starts over."""
-        super().reset(seed=seed)
-        observations, infos = self._chains.reset(seed=seed, options=options)
-        return _first(observations), infos
-
-    def step(self, action: NDArray[np.float32]) -> tuple[Observations, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes x_{k-1}; pays after the last step."""
-        observations, rewards, done, _, infos = self._chains.step(action[None])
-        return _first(observations), float(rewards[0]), bool(done[0]), False, infos
-
-
-def pay(task: ChainTask, scenes: Scenes, x: NDArray[np.float32]) -> Earnings:
-    """Decodes the final x_0 of all chains, (S * G * M, size) in chain order, and pays their plans."""
-    count, members = scenes.rows.shape
-    plans = task.decode(x).reshape(count, -1, members, 8, 3).swapaxes(1, 2)
-    return earn(task.bank, task.backend, scenes, plans, task.weights)
+    def _rewards(self) -> Floats:
+        codes = self._x.reshape(len(self._scenes.rows), self.task.chains, -1, self.task.size).swapaxes(1, 2)
+        return by_chain(reward_chains(self.task, self._scenes, codes).reward)
 
 
 def chain_rows(scenes: Scenes, chains: int) -> NDArray[np.int64]:
@@ -151,7 +118,3 @@ def chain_rows(scenes: Scenes, chains: int) -> NDArray[np.int64]:
 def by_chain(values: Floats) -> Floats:
     """(S, M, G) values in the chain order of :func:`chain_rows`."""
     return values.swapaxes(1, 2).reshape(-1)
-
-
-def _first(observations: Observations) -> Observations:
-    return {name: value[0] for name, value in observations.items()}

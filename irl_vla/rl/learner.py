@@ -7,6 +7,8 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
+from irl_vla.policy.diffusion import step_divergence, step_log_ratio
+
 #: Batch column: means of the sampling policy, from which the old log-probabilities follow.
 OLD_MEAN: Final = "old_mean"
 #: Forward column of the frozen imitation policy's means.
@@ -53,7 +55,7 @@ class ChainLearner(PPOTorchLearner):
         metrics = {"policy_loss": loss.detach(), "clip_fraction": clip_fraction(ratio, config.clip_param)}
         pull = config.learner_config_dict["behaviour_cloning"]
         if pull > 0:
-            divergence = equal_variance_kl(mean, fwd_out[CLONED_MEAN], log_std).mean()
+            divergence = step_divergence(mean, fwd_out[CLONED_MEAN], log_std).mean()
             loss = loss + pull * divergence
             metrics["kl_to_imitation"] = divergence.detach()
         if config.use_critic:
@@ -69,8 +71,7 @@ class ChainLearner(PPOTorchLearner):
 
 def step_ratio(mean: torch.Tensor, old_mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Probability ratio of whole denoising steps, (N,) from (N, D) Gaussians of equal deviation."""
-    gaps = (action - old_mean) ** 2 - (action - mean) ** 2
-    log_ratio = (0.5 * gaps * torch.exp(-2 * log_std)).sum(dim=-1)
+    log_ratio = step_log_ratio(action, mean, old_mean, log_std)
     return log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
 
@@ -82,8 +83,3 @@ def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip: float)
 def clip_fraction(ratio: torch.Tensor, clip: float) -> torch.Tensor:
     """Share of steps whose ratio left the trust region."""
     return ((ratio - 1).abs() > clip).float().mean().detach()
-
-
-def equal_variance_kl(mean: torch.Tensor, other: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
-    """KL of two Gaussians of equal deviation, summed over dimensions, (N,)."""
-    return (0.5 * (mean - other) ** 2 * torch.exp(-2 * log_std)).sum(dim=-1)

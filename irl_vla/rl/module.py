@@ -13,7 +13,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from irl_vla.policy.averaging import running_mean
-from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.diffusion import DenoisingChain, step_log_density
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
 from irl_vla.policy.planner_config import DecoderConfig
 from irl_vla.policy.token_bank import TokenBank, TokenLayout
@@ -89,11 +89,10 @@ class ChainModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         parameters = self._gaussian(self._means(self.chain, batch[Columns.OBS]), batch)
         mean, log_std = parameters.chunk(2, dim=-1)
         actions = mean + log_std.exp() * self._noise(batch[Columns.OBS])
-        log_probability = TorchDiagGaussian.from_logits(parameters).logp(actions)
         return {
             Columns.ACTION_DIST_INPUTS: parameters,
             Columns.ACTIONS: actions,
-            Columns.ACTION_LOGP: log_probability,
+            Columns.ACTION_LOGP: step_log_density(actions, mean, log_std),
         }
 
     def _forward_train(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:

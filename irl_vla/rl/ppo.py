@@ -1,7 +1,7 @@
 """RLlib's PPO algorithm over whole chains: sample, advantages with whole groups present, one update, sync."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,29 +18,33 @@ from ray.tune.registry import register_env
 from irl_vla.errors import ClusterError, ConfigError
 from irl_vla.geometry import Floats
 from irl_vla.rl.advantages import advantages, explained_variance, scene_ceiling, step_weights
+from irl_vla.rl.chains import Rows, learning_order
 from irl_vla.rl.env import ENV_ID, DenoisingVectorEnv, action_space, observation_space
 from irl_vla.rl.learner import OLD_MEAN, ChainLearner
 from irl_vla.rl.module import ChainModule
-from irl_vla.rl.sampler import ChainBatch, ChainEnvRunner, join_batches
+from irl_vla.rl.sampler import ChainBatch, ChainEnvRunner, join_parts, runner_part
 from irl_vla.rl.task import TaskSpec, open_task
 from irl_vla.scene import SUBSCORES
 
-#: Key of this algorithm's own numbers in the result dictionary.
-CHAINS: Final = "chains"
-
 
 class ChainPPO(PPO):
-    """PPO whose training step passes whole chains to the learner, without episodes and connectors."""
+    """PPO whose training step passes whole chains to the learner, without episodes and connectors.
+
+    Attributes:
+        chain_figures: the last iteration's :func:`chain_metrics`. Not among RLlib's results, which go on naming a
+            figure in iterations that do not have it.
+    """
+
+    chain_figures: Mapping[str, float]
 
     def training_step(self) -> None:
         """One iteration."""
         spec: TaskSpec = self.config.env_config["spec"]
         batch = self._sample(self.iteration)
-        reward = batch.earnings.reward
         values = self._scene_values(batch) if spec.config.advantage != "group" else None
-        gains = advantages(reward, values, spec.config.advantage)
-        order = np.random.default_rng([3, spec.seed, self.iteration])
-        rows = learner_rows(batch, gains, spec.config.denoising_discount, order)
+        advantage = advantages(batch.rewards.reward, values, spec.config.advantage)
+        order = learning_order(spec.seed, self.iteration, batch.scenes.rows.size)
+        rows = learner_rows(batch, advantage, spec.config.denoising_discount, order)
         results = self.learner_group.update(
             batch=MultiAgentBatch({DEFAULT_MODULE_ID: rows}, env_steps=len(rows)),
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.iteration + 1) * len(rows)},
@@ -51,7 +55,7 @@ class ChainPPO(PPO):
         module = self.learned_module()
         module.average.update_parameters(module.chain)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self.metrics.log_dict(chain_metrics(batch, values), key=CHAINS, window=1)
+        self.chain_figures = chain_metrics(batch, values)
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
         )
@@ -62,15 +66,16 @@ class ChainPPO(PPO):
         return module
 
     def _sample(self, iteration: int) -> ChainBatch:
-        if not self.env_runner_group.num_remote_workers():
+        runners = self.config.num_env_runners
+        if not runners:
             batch: ChainBatch = self.env_runner.sample_chains(iteration)
             return batch
         batches = self.env_runner_group.foreach_env_runner(
-            lambda runner: runner.sample_chains(iteration), local_env_runner=False
+            lambda runner: (runner_part(runner.worker_index), runner.sample_chains(iteration)), local_env_runner=False
         )
         if not batches:
             raise ClusterError("all env runners are lost; check the cluster's nodes, then run the command again")
-        return join_batches(batches)
+        return join_parts(dict(batches), runners, iteration)
 
     def _scene_values(self, batch: ChainBatch) -> Floats:
         module = self.learned_module()
@@ -80,15 +85,18 @@ class ChainPPO(PPO):
         return values.reshape(batch.scenes.rows.shape)
 
 
-def learner_rows(batch: ChainBatch, gains: Floats, discount: float, rng: np.random.Generator) -> SampleBatch:
-    """All denoising steps of a batch as learner rows: blocks of one bank row, blocks in random order.
+def learner_rows(batch: ChainBatch, advantage: Floats, discount: float, order: Rows) -> SampleBatch:
+    """All denoising steps of a batch as learner rows: blocks of one bank row, blocks in the given order.
 
     RLlib does not shuffle the first epoch, and a block must stay together for its rows to share scene keys, so the
     blocks are permuted here.
+
+    Args:
+        advantage: (S, M, G).
+        order: (S * M,) permutation of the blocks.
     """
     scenes, members, chains, states, _ = batch.x.shape
     steps, blocks = states - 1, scenes * members
-    order = rng.permutation(blocks)
 
     def blockwise(values: NDArray[Any]) -> torch.Tensor:
         """(S, M, G, K, ...) to (blocks * G * K, ...)."""
@@ -98,8 +106,8 @@ def learner_rows(batch: ChainBatch, gains: Floats, discount: float, rng: np.rand
     shape = (scenes, members, chains, steps)
     k = np.broadcast_to(np.arange(steps, 0, -1, dtype=np.int32), shape)
     rows = np.broadcast_to(batch.scenes.rows[:, :, None, None].astype(np.int32), shape)
-    weighted = gains[..., None] * step_weights(steps, discount)
-    returns = np.broadcast_to(batch.earnings.reward[..., None], shape)
+    weighted = advantage[..., None] * step_weights(steps, discount)
+    returns = np.broadcast_to(batch.rewards.reward[..., None], shape)
     observations = {
         "row": blockwise(rows[..., None]),
         "x": blockwise(batch.x[..., :-1, :]),
@@ -117,15 +125,15 @@ def learner_rows(batch: ChainBatch, gains: Floats, discount: float, rng: np.rand
 
 
 def chain_metrics(batch: ChainBatch, values: Floats | None) -> dict[str, float]:
-    """Reward, the sub-scores behind it, and how much of the reward a critic explains."""
-    reward, subscores = batch.earnings
-    metrics = {"reward": float(reward.mean()), "scene_ceiling": scene_ceiling(reward)}
+    """Scenes, reward, the sub-scores behind it, and how much of the reward a critic explains."""
+    reward, subscores = batch.rewards
+    metrics = {"scenes": float(len(reward)), "reward": float(reward.mean()), "scene_ceiling": scene_ceiling(reward)}
     for name, column in zip(SUBSCORES, np.moveaxis(subscores, -1, 0), strict=True):
         if not np.isnan(column).all():  # no pair in the batch: no extended comfort to speak of
             metrics[f"predicted_{name}"] = float(np.nanmean(column))
     if values is not None:
-        targets = np.broadcast_to(values[..., None], reward.shape)
-        metrics["critic_explained_variance"] = explained_variance(targets, reward)
+        expected = np.broadcast_to(values[..., None], reward.shape)
+        metrics["critic_explained_variance"] = explained_variance(expected, reward)
     return metrics
 
 
@@ -137,13 +145,13 @@ def ppo_config(spec: TaskSpec) -> PPOConfig:
     """
     config = spec.config
     blocks = config.scenes_per_iteration * (2 if config.pair_frames else 1)
-    streams = max(1, config.env_runners)
-    if config.scenes_per_iteration % streams or blocks % config.minibatches:
+    parts = max(1, config.env_runners)
+    if config.scenes_per_iteration % parts or blocks % config.minibatches:
         raise ConfigError(
-            f"finetune: {config.scenes_per_iteration} scenes must divide by env_runners={streams}, and {blocks} scene "
+            f"finetune: {config.scenes_per_iteration} scenes must divide by env_runners={parts}, and {blocks} scene "
             f"rows by minibatches={config.minibatches}"
         )
-    task = open_task(spec, streams)
+    task = open_task(spec)
     register_env(ENV_ID, _make_env)
     rows = blocks * config.chains_per_scene * task.steps
     return (
@@ -203,11 +211,9 @@ def ppo_config(spec: TaskSpec) -> PPOConfig:
 
 def _make_env(context: Mapping[str, Any]) -> DenoisingVectorEnv:
     """RLlib's entry point: the vector environment of one runner."""
-    spec: TaskSpec = context["spec"]
-    streams = max(1, spec.config.env_runners)
-    return DenoisingVectorEnv(open_task(spec, streams), streams=streams)
+    return DenoisingVectorEnv(open_task(context["spec"]))
 
 
 def _number_environment(*, env: Any, env_context: Any, **_: Any) -> None:
-    """Gives every runner its own iterations: a vector entry point is not told which runner it serves."""
-    env.stream = max(0, env_context.worker_index - 1)
+    """Gives every runner its own part of the iterations: a vector entry point is not told which runner it serves."""
+    env.part = runner_part(env_context.worker_index)

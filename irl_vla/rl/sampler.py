@@ -5,6 +5,8 @@ per-step Python and no episode objects. It gives the chains, log-probabilities a
 gives under RLlib's stock runner, because scenes and noise are drawn from the same numbers.
 """
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-from irl_vla.rl.chains import PLAN_SHAPE, Earnings, Scenes, chain_noise, draw_scenes, earn
+from irl_vla.rl.chains import PlanRewards, Scenes, chain_noise, draw_part, reward_chains
 from irl_vla.rl.module import ChainModule, scene_keys_of
-from irl_vla.rl.task import ChainTask, TaskSpec, open_task
+from irl_vla.rl.task import ChainTask, open_task
+from irl_vla.train.loop import threads
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,50 +31,68 @@ class ChainBatch:
         scenes: (S, M) bank rows.
         x: (S, M, G, K + 1, D) states x_K .. x_0.
         mean: (S, M, G, K, D) means of the steps into x_{K-1} .. x_0.
-        earnings: rewards (S, M, G) and their sub-scores.
+        rewards: (S, M, G) rewards and their sub-scores.
     """
 
     scenes: Scenes
     x: NDArray[np.float32]
     mean: NDArray[np.float32]
-    earnings: Earnings
+    rewards: PlanRewards
 
 
 class ChainEnvRunner(SingleAgentEnvRunner):
     """Samples whole chains for the training step; the environment only carries the spaces."""
 
     def sample_chains(self, iteration: int) -> ChainBatch:
-        """Samples this runner's share of an iteration."""
-        torch.set_num_threads(1)
-        spec: TaskSpec = self.config.env_config["spec"]
-        streams = max(1, self.config.num_env_runners)
-        stream = max(0, self.worker_index - 1)
-        task = open_task(spec, streams)
-        return sample_chains(task, self.module, iteration * streams + stream)
+        """Samples this runner's part of an iteration."""
+        with threads(1):
+            task = open_task(self.config.env_config["spec"])
+            return sample_chains(task, self.module, iteration, runner_part(self.worker_index))
 
 
-def sample_chains(task: ChainTask, module: ChainModule, iteration: int) -> ChainBatch:
-    """Samples all chains of one iteration and pays them.
+def runner_part(worker_index: int) -> int:
+    """The part of an iteration that a runner samples; RLlib numbers the driver's own 0, the remote ones from 1."""
+    return max(0, worker_index - 1)
+
+
+def sample_chains(task: ChainTask, module: ChainModule, iteration: int, part: int = 0) -> ChainBatch:
+    """Samples all chains of one part of an iteration, with their rewards.
 
     Args:
-        iteration: names scenes and noise, as ``DenoisingVectorEnv.iteration`` does.
+        iteration: names scenes and noise.
     """
-    scenes = draw_scenes(task.bank, task.seed, iteration, task.scenes, task.pair)
+    scenes, numbers = draw_part(task, task.seed, iteration, part)
     count, members = scenes.rows.shape
-    noise = chain_noise(task.seed, iteration, np.arange(task.chain_count), task.steps, task.size)
+    noise = chain_noise(task.seed, iteration, numbers, task.steps, task.size)
     grouped = noise.reshape(count, task.chains, members, task.steps + 1, task.size).swapaxes(1, 2)
     with torch.inference_mode():
         keys = scene_keys_of(module, torch.from_numpy(scenes.rows.reshape(-1)))
         chains = module.chain.sample(keys, torch.from_numpy(np.ascontiguousarray(grouped)).flatten(0, 1))
     x = chains.x.numpy().reshape(count, members, task.chains, task.steps + 1, task.size)
     mean = chains.mean.numpy().reshape(count, members, task.chains, task.steps, task.size)
-    plans = task.decode(x[..., -1, :].reshape(-1, task.size)).reshape(count, members, task.chains, *PLAN_SHAPE)
-    return ChainBatch(scenes, x, mean, earn(task.bank, task.backend, scenes, plans, task.weights))
+    return ChainBatch(scenes, x, mean, reward_chains(task, scenes, x[..., -1, :]))
 
 
-def join_batches(batches: list[ChainBatch]) -> ChainBatch:
-    """One batch out of those of several runners."""
+def join_parts(batches: Mapping[int, ChainBatch], parts: int, iteration: int) -> ChainBatch:
+    """One batch out of the parts of an iteration, in order; a part that is missing is named in a warning.
 
+    Args:
+        batches: number of a part to its chains, at least one.
+    """
+    batch = _joined([batches[part] for part in sorted(batches)])
+    if len(batches) < parts:
+        lost = ", ".join(str(part + 1) for part in range(parts) if part not in batches)
+        log.warning(
+            "finetune: iteration %d has chains of %d scenes only, because env runner %s of %d is lost",
+            iteration + 1,
+            len(batch.scenes.rows),
+            lost,
+            parts,
+        )
+    return batch
+
+
+def _joined(batches: list[ChainBatch]) -> ChainBatch:
     def joined(*arrays: Any) -> Any:
         return np.concatenate(arrays)
 
@@ -77,5 +100,5 @@ def join_batches(batches: list[ChainBatch]) -> ChainBatch:
         Scenes(*map(joined, *(batch.scenes for batch in batches))),
         joined(*(batch.x for batch in batches)),
         joined(*(batch.mean for batch in batches)),
-        Earnings(*map(joined, *(batch.earnings for batch in batches))),
+        PlanRewards(*map(joined, *(batch.rewards for batch in batches))),
     )

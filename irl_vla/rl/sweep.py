@@ -16,11 +16,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from irl_vla.errors import ClusterError
 from irl_vla.judge.validation import ValidationSpec, open_validator
-from irl_vla.ledger.files import write_text
+from irl_vla.ledger.files import content_hash, write_text
 from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import TrackingConfig, stage_run
-from irl_vla.rl.config import SweepConfig
-from irl_vla.rl.finetune import Watch, best_row, finetune, read_history
+from irl_vla.reward.config import RewardWeights
+from irl_vla.rl.config import FinetuneConfig, SweepConfig
+from irl_vla.rl.finetune import finetune
+from irl_vla.rl.job import FinetuneJob, best_row, read_history
 from irl_vla.rl.task import TaskSpec
 
 METRIC: Final = "epdms"
@@ -84,8 +86,9 @@ def ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def trial_name(weights: Mapping[str, float]) -> str:
-    """Folder and run name of a trial, e.g. ``s1.00-c0.50-e2.00``."""
-    return "-".join(f"{axis[0]}{weights[axis]:.2f}" for axis in _AXES)
+    """Folder and run name of a trial, e.g. ``s1-c0.5-e0.00213-HASH``: rounded weights, and a hash of the exact ones."""
+    exact = content_hash([float(weights[axis]) for axis in _AXES])
+    return "-".join([*(f"{axis[0]}{weights[axis]:.3g}" for axis in _AXES), exact])
 
 
 def run_trial(settings: dict[str, float], job: SweepJob) -> None:
@@ -97,17 +100,25 @@ def run_trial(settings: dict[str, float], job: SweepJob) -> None:
     tune.report({METRIC: json.loads(result.read_text())[METRIC]})
 
 
+def trial_config(job: SweepJob, weights: RewardWeights) -> FinetuneConfig:
+    """A trial's fine-tuning: it samples and scores in its own process, for it has one CPU and may wait for no other."""
+    changes = {
+        "weights": weights.model_dump(),
+        "iterations": job.config.iterations,
+        "env_runners": 0,
+        "backend.actors": 0,
+    }
+    return job.spec.config.with_overrides(changes)
+
+
 def _fine_tuned(settings: Mapping[str, float], job: SweepJob, name: str) -> dict[str, Any]:
     """Fine-tunes with the trial's weights; returns its row, the scores of its best checkpoint."""
     weights = job.spec.config.weights.with_overrides(settings)
-    config = job.spec.config.with_overrides(
-        {"weights": weights.model_dump(), "iterations": job.config.iterations, "env_runners": 0}
-    )
-    spec = replace(job.spec, config=config)
+    spec = replace(job.spec, config=trial_config(job, weights))
     folder = job.folder / "trials" / name
     with stage_run(job.tracking, job.root, job.name, f"sweep/{name}", {"weights": weights.model_dump()}) as run:
-        finetune(Watch(spec, folder, open_validator(job.validation), run.metrics))
-    best = best_row(read_history(folder), config.max_progress_loss)
+        finetune(FinetuneJob(spec, folder, open_validator(job.validation), run.metrics))
+    best = best_row(read_history(folder), spec.config.max_progress_loss)
     scores = {key.removeprefix("finetune/val_"): value for key, value in best.items() if "val_" in key}
     return {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
 

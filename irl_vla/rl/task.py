@@ -1,7 +1,7 @@
 """What chains run on, opened once per process from paths that travel to workers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class TaskSpec:
         labels: label set, for the "vocabulary" backend.
         prepared: prepared scenes, for the "scorer" backend.
         scorer: how that backend scores.
+        actors: names of the running scorer actors that score for it; without any, every process scores by itself.
     """
 
     policy: Path
@@ -40,6 +41,7 @@ class TaskSpec:
     scorer: ScorerConfig
     config: FinetuneConfig
     seed: int
+    actors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class ChainTask:
         decode: (B, size) whitened plans to (B, 8, 3).
         steps: K.
         size: length of a whitened plan.
-        scenes: S, scenes of one environment.
+        scenes: S, scenes of an iteration.
+        parts: equal slices of them that are sampled apart, one by each env runner.
         chains: G, chains of a scene.
         pair: True adds the predecessor of every frame.
     """
@@ -61,6 +64,7 @@ class ChainTask:
     steps: int
     size: int
     scenes: int
+    parts: int
     chains: int
     pair: bool
     weights: RewardWeights
@@ -68,20 +72,13 @@ class ChainTask:
 
     @property
     def chain_count(self) -> int:
-        """Chains that run side by side."""
-        return self.scenes * self.chains * (2 if self.pair else 1)
-
-    def alone(self) -> "ChainTask":
-        """The same task for a single chain."""
-        return replace(self, scenes=1, chains=1, pair=False)
+        """Chains of one part, which run side by side."""
+        return self.scenes // self.parts * self.chains * (2 if self.pair else 1)
 
 
 @lru_cache(maxsize=2)
-def open_task(spec: TaskSpec, streams: int = 1) -> ChainTask:
+def open_task(spec: TaskSpec) -> ChainTask:
     """Opens what a spec names, once per process.
-
-    Args:
-        streams: environments that share the scenes of an iteration.
 
     Raises:
         CheckpointError: if policy, bank and reward model do not belong together.
@@ -96,6 +93,7 @@ def open_task(spec: TaskSpec, streams: int = 1) -> ChainTask:
         store=spec.prepared,
         labels=spec.labels,
         scorer=spec.scorer,
+        actors=spec.actors,
     )
 
     def decode(codes: NDArray[np.float32]) -> Floats:
@@ -108,7 +106,8 @@ def open_task(spec: TaskSpec, streams: int = 1) -> ChainTask:
         decode=decode,
         steps=chain.steps,
         size=PLAN_SIZE,
-        scenes=config.scenes_per_iteration // streams,
+        scenes=config.scenes_per_iteration,
+        parts=max(1, config.env_runners),
         chains=config.chains_per_scene,
         pair=config.pair_frames,
         weights=config.weights,

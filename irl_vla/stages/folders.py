@@ -29,7 +29,7 @@ _SCHEMA: Final = 1
 #: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
 TRAINED: Final[Mapping[str, str]] = {
     "imitation": "pretrain/policy",
-    "control": "finetune/control",
+    "control": "finetune/control/checkpoint",
     "finetuned": "finetune/checkpoint",
 }
 
@@ -176,7 +176,7 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
 
 
 def validation_spec(experiment: Experiment) -> "ValidationSpec":
-    """What watches fine-tuning: bank and prepared scenes of the validation split."""
+    """What fine-tuning is validated with: bank and prepared scenes of the validation split."""
     from irl_vla.judge.validation import ValidationSpec
 
     store = prepared(experiment, experiment.data.val)

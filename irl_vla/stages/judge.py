@@ -32,13 +32,14 @@ from irl_vla.judge.one_stage import (
     write_csv,
 )
 from irl_vla.judge.two_stage import PairScores, render_stages, score_pairs, two_stage_rows, usable_pairs
-from irl_vla.judge.validation import opinions
+from irl_vla.judge.validation import prepared_frames
 from irl_vla.ledger.files import write_text
 from irl_vla.navsim.results import OfficialResults, one_stage_results, two_stage_results, write_results
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import make_backend
 from irl_vla.reward.config import BackendConfig
+from irl_vla.reward.quality import mean_rewards
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
@@ -71,7 +72,7 @@ def write_evaluation(
     Raises:
         CheckpointError: if a checkpoint or token bank does not fit.
     """
-    frames = [frame for frame in frames_of_refs(scene_refs(dataset, experiment.data.test)) if frame.token in store]
+    frames = prepared_frames(frames_of_refs(scene_refs(dataset, experiment.data.test)), store)
     pairs = read_split(dataset, experiment.data.test).stage_pairs
     judge = _judge_two_stages if pairs else _judge_one_stage
     judged = judge(experiment, store, frames, pairs)
@@ -198,12 +199,14 @@ def planned(
 
 
 def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores], name: str) -> dict[str, float]:
-    """For trained policies, the reward model's opinion beside the truth (both without EC, times 100)."""
+    """For trained policies, what the reward model predicts beside the truth (both without EC, times 100)."""
     if name not in folders.TRAINED or not folders.reward_path(experiment).exists():
         return {}
     path = folders.bank_path(experiment, "test").path
     backend = make_backend(BackendConfig(kind="rwm"), path, model=folders.reward_path(experiment).path)
-    predicted, true = opinions(TokenBank.open(path), backend, scores[name])
+    judged = scores[name]
+    tokens = [frame.token for frame in judged.frames]
+    predicted, true = mean_rewards(backend, TokenBank.open(path), tokens, judged.plans, judged.subscores)
     return {"predicted": 100 * predicted, "true": 100 * true}
 
 

@@ -21,7 +21,7 @@ from irl_vla.judge.one_stage import write_csv
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
-from irl_vla.rl.finetune import read_history
+from irl_vla.rl.job import read_history
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.judge import GENERATED, REAL
 from irl_vla.train.loop import HISTORY_NAME

@@ -7,6 +7,7 @@ the stage that needs them.
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Final
 
 from irl_vla.config import Config
@@ -127,28 +128,13 @@ def finetune(experiment: Experiment) -> None:
     folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
-        from irl_vla.rl.finetune import Watch
+        from irl_vla.rl.control import train_control
         from irl_vla.rl.finetune import finetune as improve
-        from irl_vla.train.control import imitate_on
+        from irl_vla.rl.job import FinetuneJob
 
-        spec, validate = task_spec(experiment), open_validator(validation_spec(experiment))
-        run.artifact(improve(Watch(spec, folder, validate, run.metrics)), "checkpoint")
-        config = experiment.finetune
-        members = 2 if config.pair_frames else 1
-        imitate_on(
-            policy_path(experiment).path,
-            spec.bank,
-            folder / "control",
-            steps=config.iterations * config.minibatches * config.epochs,
-            scenes=config.scenes_per_iteration * members // config.minibatches,
-            draws=config.chains_per_scene * experiment.model.planner.chain.steps,
-            learning_rate=config.lr,
-            grad_norm=config.grad_clip,
-            seed=experiment.seed,
-            average=config.average ** (1 / (config.minibatches * config.epochs)),
-            validate_every=config.validate_every * config.minibatches,
-            validate=validate,
-        )
+        job = FinetuneJob(task_spec(experiment), folder, open_validator(validation_spec(experiment)), run.metrics)
+        run.artifact(improve(job), "checkpoint")
+        train_control(replace(job, folder=folder / "control"), experiment.pretrain)
     stage.finish()
 
 

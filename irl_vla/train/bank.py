@@ -1,6 +1,7 @@
 """Writes a token bank: the scene tokens of every sample under frozen perception."""
 
 import logging
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter
 from irl_vla.policy.vla import perception_hash, token_layout
 from irl_vla.train.data import Samples
-from irl_vla.train.loop import all_cores
+from irl_vla.train.loop import threads
 
 _ROWS_PER_BATCH = 32
 
@@ -43,7 +44,8 @@ def write_bank(encoder: SceneEncoder, samples: Samples, folder: Path, seed: int)
     starts = range(0, len(samples), _ROWS_PER_BATCH)
     silent = not Console().is_terminal
     inputs = {"samples": samples.fingerprint}
-    with TokenBankWriter(folder, layout, known, seed, inputs) as writer, torch.inference_mode(), all_cores():
+    cores = threads(os.cpu_count() or 1)  # the workers have ended
+    with TokenBankWriter(folder, layout, known, seed, inputs) as writer, torch.inference_mode(), cores:
         for start in track(starts, f"token bank {folder.name}", disable=silent):
             rows = np.arange(start, min(start + _ROWS_PER_BATCH, len(samples)))
             tokens = pack_tokens(encoder(collate_samples(samples.take(rows)).to(device)))

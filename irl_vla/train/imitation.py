@@ -48,6 +48,7 @@ from irl_vla.train.loop import (
     run_training,
     step_generator,
 )
+from irl_vla.train.planner_loss import planner_loss
 from irl_vla.train.validation import validate
 
 SPLITS: Final = ("train", "val", "test")
@@ -118,14 +119,8 @@ class ImitationModel(nn.Module):
         perception = encoder.perceive(batch, targets)
         losses = encoder.losses(perception, targets)
         total = weighted_loss(losses, encoder.config.loss_weights)
-        clip = chain.config.clip  # the chain cannot reach further
-        clean = chain.codec.encode(plans).clamp(-clip, clip)[:, None].expand_as(noise)
-        predicted = chain.planner.predict(
-            chain.noised(clean, step, noise), step, chain.planner.scene_keys(perception.tokens)
-        )
-        diffusion = (predicted - clean).square().mean()
-        gap = chain.codec.decode(predicted)[..., :2] - plans[:, None, :, :2]
-        displacement = torch.linalg.vector_norm(gap, dim=-1).mean()
+        keys = chain.planner.scene_keys(perception.tokens)
+        diffusion, displacement = planner_loss(chain, keys, plans, step, noise)
         total = total + self.config.diffusion_weight * diffusion + self.config.plan_weight * displacement
         return {**losses, "diffusion": diffusion, "displacement_m": displacement, "total": total}
 

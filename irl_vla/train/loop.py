@@ -7,7 +7,6 @@ and a run that was stopped and resumed equals one that was not.
 
 import json
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -208,10 +207,10 @@ def step_generator(seed: int, step: int, worker: int) -> torch.Generator:
 
 
 @contextmanager
-def all_cores() -> Iterator[None]:
-    """Lets torch use every core, for work in a driver whose workers have ended."""
+def threads(count: int) -> Iterator[None]:
+    """Lets torch use so many threads of this process for the duration of a piece of work."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

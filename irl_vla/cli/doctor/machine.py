@@ -81,10 +81,9 @@ def look_at(probe: RayProbe, trained: Experiment | None, patience_s: float) -> F
 
 def lacking_workers(experiment: Experiment, resources: Mapping[str, float]) -> list[str]:
     """Settings that ask for more CPUs or GPUs at a time than there are; labelling and the sweep make do with fewer."""
-    finetune = experiment.finetune
-    wanted = {
-        "finetune.env_runners": ("CPU", finetune.env_runners + finetune.backend.actors),
-    }
+    runners, actors = experiment.finetune.env_runners, experiment.finetune.backend.scorer_actors
+    both = "finetune.env_runners + finetune.backend.actors" if actors else "finetune.env_runners"
+    wanted = {both: ("CPU", runners + actors)}
     for name, section in (("pretrain", experiment.pretrain), ("train_reward", experiment.train_reward)):
         wanted[f"{name}.workers"] = ("GPU" if section.use_gpu else "CPU", section.workers)
     return [f"{key}={count} ({kind})" for key, (kind, count) in wanted.items() if count > resources.get(kind, 0)]

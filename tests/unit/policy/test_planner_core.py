@@ -1,7 +1,5 @@
 """Plan code, decoder and denoising chain against closed forms, diffusers and torch."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,13 @@ import torch
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.policy.codec import PLAN_SIZE, PlanCodec
-from irl_vla.policy.diffusion import DenoisingChain, ddim_scheduler
+from irl_vla.policy.diffusion import (
+    DenoisingChain,
+    ddim_scheduler,
+    step_divergence,
+    step_log_density,
+    step_log_ratio,
+)
 from irl_vla.policy.planner import DiffusionPlanner, SceneDecoder, pack_tokens, unpack_tokens
 from irl_vla.policy.planner_config import ChainConfig, DecoderConfig
 from irl_vla.policy.token_bank import TokenLayout
@@ -127,7 +131,18 @@ def test_log_probabilities_are_those_of_a_normal() -> None:
     step = torch.tensor([[1, 3], [5, 2]])
     mean, outcome = torch.randn(2, 2, 24), torch.randn(2, 2, 24)
     expected = torch.distributions.Normal(mean, model.sigma[step][..., None]).log_prob(outcome).sum(-1)
-    torch.testing.assert_close(model.log_prob(outcome, mean, step), expected)
+    log_std = model.sigma[step].log()[..., None].expand_as(mean)
+    torch.testing.assert_close(step_log_density(outcome, mean, log_std), expected)
+
+
+def test_ratio_and_divergence_are_those_of_two_normals() -> None:
+    mean, other, outcome = torch.randn(3, 5, 24, dtype=torch.float64).unbind(0)
+    log_std = torch.full((5, 24), -0.5, dtype=torch.float64)
+    ratio = step_log_density(outcome, mean, log_std) - step_log_density(outcome, other, log_std)
+    torch.testing.assert_close(step_log_ratio(outcome, mean, other, log_std), ratio)
+    new, old = (torch.distributions.Normal(centre, log_std.exp()) for centre in (mean, other))
+    divergence = torch.distributions.kl_divergence(new, old).sum(-1)
+    torch.testing.assert_close(step_divergence(mean, other, log_std), divergence)
 
 
 def test_sampled_chain_follows_its_means_and_noise() -> None:
@@ -143,7 +158,8 @@ def test_sampled_chain_follows_its_means_and_noise() -> None:
     torch.testing.assert_close(again, sampled.mean[:, :, 2])
     torch.testing.assert_close(sampled.x[:, :, 3], again + model.sigma[3] * noise[:, :, 3])
     # the last mean under the last floor is a plan with a density
-    assert math.isfinite(model.log_prob(sampled.x[:, :, 5], sampled.mean[:, :, 4], torch.ones(2, 3).long()).sum())
+    log_std = model.sigma[1].log().expand(24)
+    assert step_log_density(sampled.x[:, :, 5], sampled.mean[:, :, 4], log_std).isfinite().all()
 
 
 def test_deterministic_chain_is_the_chain_without_noise() -> None:

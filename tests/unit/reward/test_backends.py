@@ -7,7 +7,6 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import ConfigError
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward import labels as labelling
-from irl_vla.reward.audit import audit
 from irl_vla.reward.backends import MixBackend, ModelBackend, ScorerBackend, VocabularyBackend, make_backend
 from irl_vla.reward.config import BackendConfig, LabelConfig, ProposalConfig, RewardModelConfig
 from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
@@ -130,25 +129,3 @@ def test_a_backend_without_its_input_is_refused(world):
         make_backend(BackendConfig(kind="mix"), world[0], store=world[1], scorer=SCORER)
     with pytest.raises(ConfigError, match="needs labels"):
         make_backend(BackendConfig(kind="vocabulary"), world[0])
-
-
-def test_audit_of_the_truth_finds_no_gap_and_of_an_optimist_finds_it(scorer):
-    rows = np.arange(6)
-    plans = some_plans(rows, 4)
-    honest = audit(scorer, scorer, rows, plans, ["a", "a", "b", "b", "c", "c"])
-    assert honest.metrics()["audit/gap"] == 0.0
-    assert honest.metrics()["audit/regret"] == 0.0
-    optimist = audit(Fixed(1.0, True), scorer, rows, plans, ["a"] * 6)
-    assert optimist.metrics()["audit/gap"] == pytest.approx(1.0 - optimist.true.mean())
-    assert optimist.gap_by_row.shape == (6,)
-    assert optimist.metrics()["audit/gap_hc"] > 0.0
-
-
-def test_audit_leaves_out_rows_that_cannot_be_scored(bank, scorer, tmp_path):
-    _, other = write_world(tmp_path, rows=2)
-    few = ScorerBackend(PreparedStore.open(other), bank, SCORER, 10)
-    found = audit(scorer, few, np.array([0, 4, 1]), some_plans([0, 4, 1], 1), ["a", "b", "c"])
-    np.testing.assert_array_equal(found.rows, [0, 1])
-    assert (found.groups, found.skipped, found.pick) == (("a", "c"), 1, None)
-    with pytest.raises(ValueError, match="none of 1 rows"):
-        audit(scorer, few, np.array([5]), some_plans([5], 1), ["a"])

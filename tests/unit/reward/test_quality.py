@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from irl_vla.reward.proposals import SOURCES
-from irl_vla.reward.quality import auroc, calibration_error, pick_quality, quality_report
+from irl_vla.reward.quality import auroc, calibration_error, mean_rewards, pick_quality, quality_report
+from irl_vla.scene import SubScores
 
 
 def test_auroc_by_hand():
@@ -81,3 +83,28 @@ def test_report_files_are_plain_json_and_csv(tmp_path):
     header, first = (tmp_path / "quality_picks.csv").read_text().splitlines()[:2]
     assert header.startswith("source,rows,regret")
     assert first.startswith("all,40,0.0")
+
+
+class Optimist:
+    """Predicts 1 for everything but what the first coordinate of the plan says about progress."""
+
+    def score(self, rows, plans):
+        values = np.ones((*plans.shape[:2], 9))
+        values[..., 4] = rows[:, None] / 10 + plans[:, :, 0, 0]
+        values[..., 8] = np.nan
+        return SubScores(values, np.ones(plans.shape[:2], bool))
+
+
+def test_mean_rewards_compare_the_same_plans_without_extended_comfort():
+    bank = SimpleNamespace(token=np.array(["a", "b", "c"]))
+    plans = np.zeros((2, 8, 3))
+    plans[1, 0, 0] = 0.5
+    true = np.ones((2, 9))
+    true[0, 0] = 0.0  # a collision: no points at all
+    true[:, 8] = [0.0, np.nan]
+    given = true.copy()
+    found = mean_rewards(Optimist(), bank, ["c", "b"], plans, true)
+    # weights without EC: EP 5, TTC 5, LK 2, HC 2; progress 0.2 of row 2, 0.1 + 0.5 of row 1
+    assert found.predicted == pytest.approx(((5 * 0.2 + 9) / 14 + (5 * 0.6 + 9) / 14) / 2)
+    assert found.true == pytest.approx(0.5)
+    np.testing.assert_array_equal(true, given)

@@ -1,6 +1,6 @@
 """A micro bank and policy for the tests of this folder: random tokens, real formats."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from irl_vla.policy.vla import build_policy, perception_hash, save_policy, token
 from irl_vla.rl.config import FinetuneConfig
 from irl_vla.rl.task import TaskSpec
 from irl_vla.scene import SubScores
+from tests.unit.reward.roads import write_world
 
 ROWS = 12
 CONFIG = PolicyConfig().with_overrides(
@@ -38,8 +39,12 @@ def human_plans(rng: np.random.Generator, count: int) -> Floats:
     return np.stack([speed * times, 0.5 * speed * turn * times**2, turn * times], axis=-1)
 
 
-def make_micro(folder: Path, config: FinetuneConfig) -> TaskSpec:
-    """Writes a policy and a bank of two logs of six frames; returns a task without a reward model."""
+def make_micro(folder: Path, config: FinetuneConfig, has_plan: np.ndarray | None = None) -> TaskSpec:
+    """Writes a policy and a bank of two logs of six frames; returns a task without a reward model.
+
+    Args:
+        has_plan: (12,) bool, all by default.
+    """
     rng = np.random.default_rng(0)
     plans = human_plans(rng, ROWS)
     policy = build_policy(CONFIG, PlanCodec.fit(plans, 0.03), seed=0)
@@ -59,7 +64,7 @@ def make_micro(folder: Path, config: FinetuneConfig) -> TaskSpec:
         ego_history=history,
         command=np.ones(ROWS, np.int64),
         plan=plans.astype(np.float32),
-        has_plan=np.ones(ROWS, bool),
+        has_plan=np.ones(ROWS, bool) if has_plan is None else has_plan,
         has_human=np.ones(ROWS, bool),
     )
     with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:
@@ -68,9 +73,16 @@ def make_micro(folder: Path, config: FinetuneConfig) -> TaskSpec:
     return TaskSpec(folder / "policy", folder / "bank", absent, absent, absent, ScorerConfig(), config, seed=0)
 
 
+def make_scored(folder: Path, config: FinetuneConfig) -> TaskSpec:
+    """As :func:`make_micro`, with prepared scenes for the true scorer: any process can open it, nothing is replaced."""
+    spec = make_micro(folder, config.with_overrides({"backend.kind": "scorer"}))
+    _, store = write_world(folder / "roads", rows=ROWS)  # of the same tokens
+    return replace(spec, prepared=store)
+
+
 @dataclass(frozen=True)
 class SpeedBackend:
-    """Pays progress: EP falls with the distance of the plan's end from 30 m; everything else is perfect."""
+    """Rewards progress: EP falls with the distance of the plan's end from 30 m; everything else is perfect."""
 
     def score(self, rows: np.ndarray, plans: Floats) -> SubScores:
         values = np.ones((*plans.shape[:2], 9))

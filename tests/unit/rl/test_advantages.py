@@ -7,15 +7,15 @@ REWARD = np.array([[[0.0, 1.0]], [[0.4, 0.4]]])
 
 
 def test_group_advantages_compare_within_the_scene_only() -> None:
-    gains = advantages(REWARD, None, "group")
-    np.testing.assert_allclose(gains[1], 0)
-    assert gains[0, 0, 1] == -gains[0, 0, 0] > 0
-    assert gains.std() == pytest.approx(1, abs=1e-4)
+    found = advantages(REWARD, None, "group")
+    np.testing.assert_allclose(found[1], 0)
+    assert found[0, 0, 1] == -found[0, 0, 0] > 0
+    assert found.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_critic_advantages_compare_with_the_value() -> None:
-    gains = advantages(REWARD, np.array([[0.0], [0.4]]), "critic")
-    np.testing.assert_allclose(gains.reshape(-1) / gains[0, 0, 1], [0, 1, 0, 0], atol=1e-12)
+    found = advantages(REWARD, np.array([[0.0], [0.4]]), "critic")
+    np.testing.assert_allclose(found.reshape(-1) / found[0, 0, 1], [0, 1, 0, 0], atol=1e-12)
     with pytest.raises(ValueError, match="needs the critic"):
         advantages(REWARD, None, "both")
 

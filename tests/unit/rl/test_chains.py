@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from irl_vla.reward.config import RewardWeights
-from irl_vla.rl.chains import chain_noise, draw_scenes, earn
+from irl_vla.rl.chains import chain_noise, draw_part, draw_scenes, reward_plans
 from irl_vla.rl.task import TaskSpec, open_task
 
 
@@ -28,7 +30,7 @@ def test_pair_comfort_enters_both_rewards(spec: TaskSpec) -> None:
     scenes = draw_scenes(task.bank, 0, 0, 4, pair=True)
     plans = np.repeat(task.bank.plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
     plans[:, 0, 1] *= 0.1  # the frame's second plan brakes hard, its predecessor's does not
-    values = earn(task.bank, task.backend, scenes, plans, RewardWeights()).subscores[..., 8]
+    values = reward_plans(task, scenes, plans).subscores[..., 8]
     assert np.isnan(values[~scenes.paired]).all()
     np.testing.assert_array_equal(values[scenes.paired][:, 0], values[scenes.paired][:, 1])
     assert (values[scenes.paired][:, :, 1] == 0).all()
@@ -38,8 +40,18 @@ def test_rewards_follow_the_weights(spec: TaskSpec) -> None:
     task = open_task(spec)
     scenes = draw_scenes(task.bank, 0, 0, 2, pair=False)
     plans = np.repeat(task.bank.plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
-    earnings = earn(task.bank, task.backend, scenes, plans, RewardWeights())
-    progress = earnings.subscores[..., 4]
-    assert earnings.reward == pytest.approx((5 * progress + 9) / 14)
-    indifferent = earn(task.bank, task.backend, scenes, plans, RewardWeights(efficiency=0))
+    rewards = reward_plans(task, scenes, plans)
+    progress = rewards.subscores[..., 4]
+    assert rewards.reward == pytest.approx((5 * progress + 9) / 14)
+    indifferent = reward_plans(replace(task, weights=RewardWeights(efficiency=0)), scenes, plans)
     assert indifferent.reward == pytest.approx(1.0)
+
+
+def test_parts_are_slices_of_the_iterations_scenes_and_chains(spec: TaskSpec) -> None:
+    whole = open_task(spec)
+    scenes, chains = draw_part(whole, 0, 3, 0)
+    assert chains.tolist() == list(range(4 * 3 * 2))
+    parts = [draw_part(replace(whole, parts=2), 0, 3, part) for part in range(2)]
+    np.testing.assert_array_equal(np.concatenate([part.rows for part, _ in parts]), scenes.rows)
+    np.testing.assert_array_equal(np.concatenate([part.paired for part, _ in parts]), scenes.paired)
+    np.testing.assert_array_equal(np.concatenate([numbers for _, numbers in parts]), chains)

@@ -1,13 +1,10 @@
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils.env_checker import check_env
 
-from irl_vla.rl.env import DenoisingEnv, DenoisingVectorEnv, chain_rows
+from irl_vla.rl.env import DenoisingVectorEnv, chain_rows
 from irl_vla.rl.task import TaskSpec, open_task
-
-
-def test_single_environment_passes_gymnasiums_checks(spec: TaskSpec) -> None:
-    check_env(DenoisingEnv(open_task(spec)), skip_render_check=True)
 
 
 def test_vector_environment_keeps_to_its_spaces_and_autoreset(spec: TaskSpec) -> None:
@@ -40,15 +37,23 @@ def test_a_seed_starts_over(spec: TaskSpec) -> None:
     assert not np.array_equal(first["x"], other["x"])
 
 
-def test_parallel_environments_never_share_an_iteration(spec: TaskSpec) -> None:
-    task = open_task(spec, streams=2)
-    left, right = DenoisingVectorEnv(task, 0, 2), DenoisingVectorEnv(task, 1, 2)
-    seen = []
-    for env in (left, right):
-        for _ in range(2):
-            env.reset()
-            seen.append(env.iteration)
-    assert sorted(seen) == [0, 1, 2, 3]
+def test_environments_of_the_parts_have_the_chains_of_one_environment(spec: TaskSpec) -> None:
+    whole = DenoisingVectorEnv(open_task(spec))
+    halves = [DenoisingVectorEnv(replace(open_task(spec), parts=2), part) for part in range(2)]
+    for _ in range(2):
+        expected, _ = whole.reset()
+        found = [env.reset()[0] for env in halves]
+        for name, values in expected.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in found]), values)
+    found_rewards = [step_to_the_end(env) for env in halves]
+    np.testing.assert_array_equal(np.concatenate(found_rewards), step_to_the_end(whole))
+
+
+def step_to_the_end(env: DenoisingVectorEnv) -> np.ndarray:
+    observations, _ = env.reset()
+    for _ in range(env.task.steps):
+        observations, rewards, _, _, _ = env.step(observations["x"] * 0.5)
+    return rewards
 
 
 def test_members_of_a_pair_stand_side_by_side(spec: TaskSpec) -> None:

@@ -47,6 +47,7 @@ def finish_all(experiment: Experiment) -> None:
         {"label.workers": 7},
         {"train_reward.max_failures": 9},
         {"finetune.backend.actors": 2},
+        {"finetune.env_runners": 4},
         {"ray.cpus": 2},
         {"tracking.enabled": False},
         {"report.scenes": 1},

@@ -92,6 +92,17 @@ def test_workers_that_would_wait_forever_are_named() -> None:
     assert "pretrain.workers=4" in finding.remedy
 
 
+def test_scorer_actors_count_where_there_are_any() -> None:
+    backend = {"kind": "scorer", "actors": 2}
+    experiment = Experiment(name="x", finetune={"env_runners": 2, "backend": backend})
+    named = "finetune.env_runners + finetune.backend.actors=4 (CPU)"
+    assert lacking_workers(experiment, {"CPU": 3.0}) == [named]
+    assert lacking_workers(experiment, {"CPU": 4.0}) == []
+    learned = experiment.with_overrides({"finetune.backend.kind": "rwm"})
+    assert lacking_workers(learned, {"CPU": 2.0}) == []
+    assert lacking_workers(learned, {"CPU": 1.0}) == ["finetune.env_runners=2 (CPU)"]
+
+
 def test_memory_is_held_against_workers_and_object_store() -> None:
     config = RayConfig(object_store_mb=1024)
     # 1 GiB store, 2 GiB driver, three workers of 2 GiB
