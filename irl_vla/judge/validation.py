@@ -12,7 +12,8 @@ import numpy as np
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.judge.one_stage import SplitScores, bank_plans, frames_of_bank, score_here
+from irl_vla.judge.bank_plans import bank_plans, frames_of_bank
+from irl_vla.judge.one_stage import SplitScores, prepared_frames, score_split
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.backends import RewardBackend, make_backend
@@ -37,10 +38,10 @@ def open_validator(spec: ValidationSpec) -> Callable[[DenoisingChain], dict[str,
     """
     bank, store = TokenBank.open(spec.bank), PreparedStore.open(spec.prepared)
     model = make_backend(BackendConfig(kind="rwm"), spec.bank, model=spec.reward)
-    frames = [frame for frame in frames_of_bank(bank) if frame.token in store]
+    frames = prepared_frames(store, frames_of_bank(bank), spec.prepared.name)
 
     def validate(chain: DenoisingChain) -> dict[str, float]:
-        scores = score_here(store, frames, bank_plans(chain, bank), spec.scorer)
+        scores = score_split(store, frames, bank_plans(chain, bank), spec.scorer)
         predicted, true = opinions(bank, model, scores)
         return scores.means() | {"predicted": predicted, "gap": predicted - true}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
+from irl_vla.judge.policies import POLICIES
 from irl_vla.stages.experiment import Experiment, StageFolder
 
 if TYPE_CHECKING:
@@ -26,13 +27,6 @@ _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
     "label": {"workers": True},
     "train_reward": {"use_gpu": True, "max_failures": True},
     "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
-}
-
-#: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
-TRAINED: Final[Mapping[str, str]] = {
-    "imitation": "pretrain/policy",
-    "control": "finetune/control",
-    "finetuned": "finetune/checkpoint",
 }
 
 
@@ -67,6 +61,7 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     chosen. Read by token, and take the tokens from the split.
     """
     from irl_vla.dataset.splits import all_windows
+    from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
     from irl_vla.world.plan import SPLITS
 
@@ -74,7 +69,7 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
     source = all_windows(split) if narrowed else split
-    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed)
+    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed, for_each=on_ray)
 
 
 def pretrain(experiment: Experiment) -> StageFolder:
@@ -113,15 +108,27 @@ def require_policies(experiment: Experiment) -> None:
     Raises:
         CheckpointError: if a policy, or the ego-status baseline, is not trained yet.
     """
-    made_by = {name: path.partition("/")[0] for name, path in TRAINED.items()} | {"ego_mlp": "pretrain"}
-    stages = {"pretrain": pretrain, "finetune": finetune}
-    for stage in dict.fromkeys(made_by[name] for name in experiment.evaluate.policies if name in made_by):
-        stages[stage](experiment).require(stage)
+    folders = {"pretrain": pretrain, "finetune": finetune}
+    for stage in dict.fromkeys(POLICIES[name].stage for name in experiment.evaluate.policies):
+        if stage is not None:
+            folders[stage](experiment).require(stage)
+
+
+def checkpoint(experiment: Experiment, policy: str) -> Path:
+    """Where the stage that trains a policy leaves it.
+
+    Raises:
+        ValueError: if nothing is trained for this policy.
+    """
+    below = POLICIES[policy].checkpoint
+    if below is None:
+        raise ValueError(f"{policy}: expected a policy that is trained, found one that is not")
+    return experiment.folder / below
 
 
 def policy_path(experiment: Experiment) -> Path:
     """Checkpoint of imitation."""
-    return pretrain(experiment).path / "policy"
+    return checkpoint(experiment, "imitation")
 
 
 def bank_path(experiment: Experiment, split: str) -> Path:

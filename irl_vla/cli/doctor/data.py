@@ -11,14 +11,14 @@ from irl_vla.dataset.scenes import iter_scenes, split_logs
 from irl_vla.dataset.sensors import has_image, has_sweep
 from irl_vla.dataset.splits import read_split
 from irl_vla.errors import IrlVlaError
+from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.files import MANIFEST_NAME
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
-from irl_vla.stages.folders import TRAINED, data_root
+from irl_vla.stages.folders import data_root
 
 #: Frames of a log without a whole window: 3 of history, 8 of future.
 WINDOW_BORDER: Final = 11
-_UNSEEN: Final = ("constant_velocity", "human", "reference")
 _CHECK: Final = "`irl-vla check-data` names every fault"
 
 
@@ -40,11 +40,8 @@ class SplitSample:
 def roles(experiment: Experiment) -> dict[str, str]:
     """The splits that the configured policies need: "train", "val" and "test" to their names."""
     everything = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
-    policies = set(experiment.evaluate.policies)
-    if policies & {*TRAINED, "ego_mlp"}:
-        return everything
-    needed = ("test",) if policies <= {*_UNSEEN} else ("train", "test")
-    return {role: everything[role] for role in needed}
+    needed = {role for name in experiment.evaluate.policies for role in POLICIES[name].splits}
+    return {role: split for role, split in everything.items() if role in needed}
 
 
 def trains(experiment: Experiment) -> bool:
