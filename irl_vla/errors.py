@@ -31,3 +31,7 @@ class CheckpointError(IrlVlaError):
 
 class ClusterError(IrlVlaError):
     """Ray cannot be reached or lost what a stage needs: names the address and the remedy."""
+
+
+class InstallationError(IrlVlaError):
+    """A part of the installation that can be left out is needed and missing: names it and the command."""

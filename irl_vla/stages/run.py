@@ -17,6 +17,7 @@ from irl_vla.config import Config
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment, StageFolder, load_experiment
+from irl_vla.stages.extra import require_train_extra
 from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, training_scorer, validation_spec
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bo
         if print_config:
             sys.stdout.write(experiment.to_yaml())
         else:
+            require_train_extra(f"irl-vla {stage.replace('_', '-')}")
             STAGES[stage](experiment)
 
     return exit_status(work)

@@ -41,7 +41,10 @@ def _export(options: argparse.Namespace) -> int:
     from irl_vla.navsim.submission import Header, read_submission, split_tokens, write_submission
     from irl_vla.stages import folders
     from irl_vla.stages.experiment import load_experiment
+    from irl_vla.stages.extra import require_train_extra
 
+    if options.plans is None:
+        require_train_extra("irl-vla export-submission --policy")
     header = Header(options.team_name, options.authors, options.email, options.institution, options.country)
     experiment = load_experiment(options.config, options.overrides)
     expected = split_tokens(folders.dataset(experiment), experiment.data.test)
