@@ -34,9 +34,8 @@ MAY_IMPORT = {
     "cli": JUDGE | {"world", "train", "rl", "stages"},
     "pipelines": {"stages"},
 }
-RAY_LAYERS = {"judge", "train", "rl", "stages", "cli", "pipelines"}
-RAY_MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
-MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
+RAY_LAYERS = {"train", "rl", "stages", "cli", "pipelines"}
+RAY_MODULES = {"irl_vla/judge/for_each.py", "irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 
 
