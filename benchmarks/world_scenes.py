@@ -43,9 +43,10 @@ from irl_vla.judge.baselines import (
     human,
     reference,
 )
-from irl_vla.judge.one_stage import FrameId, SplitScores, difference, score_here
+from irl_vla.judge.one_stage import FrameId, SplitScores, score_split
 from irl_vla.judge.selection import select_scenes
 from irl_vla.judge.selection_config import SelectionConfig
+from irl_vla.judge.tables import difference
 from irl_vla.reward.proposals import follow_path
 from irl_vla.train.config import EgoMlpConfig
 from irl_vla.train.ego_mlp import EgoMlp, ego_mlp_plans, train_ego_mlp
@@ -174,7 +175,7 @@ def all_scores(train: Scenes, test: Scenes, steps: int, seed: int) -> dict[str, 
     planners = {"human": human, "reference": reference, "constant velocity": constant_velocity}
     plans = {name: np.stack([planner(scene) for scene in scenes]) for name, planner in planners.items()}
     plans |= blind_plans(train, test, steps, seed)
-    return {name: score_here(test.store, test.frames, test.by_token(rows), SCORER) for name, rows in plans.items()}
+    return {name: score_split(test.store, test.frames, test.by_token(rows), SCORER) for name, rows in plans.items()}
 
 
 def in_order(split: SplitScores, frames: Sequence[FrameId]) -> Floats:

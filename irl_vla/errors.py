@@ -35,3 +35,7 @@ class ClusterError(IrlVlaError):
 
 class StorageError(IrlVlaError):
     """A path or URI cannot be read or written: names it, the cause and the remedy."""
+
+
+class InstallationError(IrlVlaError):
+    """A part of the installation that can be left out is needed and missing: names it and the command."""

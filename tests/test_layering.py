@@ -34,8 +34,13 @@ MAY_IMPORT = {
     "cli": JUDGE | {"world", "train", "rl", "stages"},
     "pipelines": {"cli"},
 }
-RAY_LAYERS = {"judge", "train", "rl", "stages", "cli", "pipelines"}
-RAY_MODULES = {"irl_vla/ledger/shards.py", "irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
+RAY_LAYERS = {"train", "rl", "stages", "cli", "pipelines"}
+RAY_MODULES = {
+    "irl_vla/judge/for_each.py",
+    "irl_vla/ledger/shards.py",
+    "irl_vla/reward/labels.py",
+    "irl_vla/reward/backends.py",
+}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 
 

@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel
 
 from irl_vla.cli.main import _STAGES, _commands
+from irl_vla.judge.policies import POLICIES
 from irl_vla.policy.config import LossWeights
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
-from irl_vla.stages.experiment import BASELINES, Experiment, load_experiment
-from irl_vla.stages.folders import TRAINED
+from irl_vla.stages.experiment import Experiment, load_experiment
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -34,7 +34,7 @@ PLACEHOLDERS = {
     "subscore": SUBSCORES,
     "head": tuple(name for name in SUBSCORES if name != "ec"),
     "source": SOURCES,
-    "policy": (*BASELINES, "imitation", "control", "finetuned"),
+    "policy": tuple(POLICIES),
     "other": ("constant_velocity", "imitation"),
 }
 #: (module, function) whose string keys are metric names behind a prefix.
@@ -218,7 +218,7 @@ def keys_in(path: Path, function: str) -> set[str]:
 def test_every_logged_metric_is_documented() -> None:
     names = documented_names()
     for template, pattern in logged_templates().items():
-        if template in TRAINED.values():  # a checkpoint's folder, not a metric
+        if template in {policy.checkpoint for policy in POLICIES.values()}:  # a checkpoint's folder, not a metric
             continue
         assert any(pattern.fullmatch(name) for name in names), f"docs/metrics.md lacks {template}"
     for prefix, functions in KEYED.items():

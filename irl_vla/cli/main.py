@@ -70,12 +70,14 @@ def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bo
 
     def work() -> None:
         from irl_vla.stages.experiment import load_experiment
+        from irl_vla.stages.extra import require_train_extra
         from irl_vla.stages.run import STAGES
 
         experiment = load_experiment(config, overrides)
         if print_config:
             sys.stdout.write(experiment.to_yaml())
         else:
+            require_train_extra(f"irl-vla {stage}")
             STAGES[stage.replace("-", "_")](experiment)
 
     return exit_status(work)

@@ -1,8 +1,12 @@
 """Options of the EPDMS scorer; the official evaluator's constants are fixed in the modules that use them."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from irl_vla.config import Config
+
+#: Goes up by hand with every change that can move a score: of the scorer, of what it reads, or of how frames are
+#: paired for extended comfort. Results of different versions are never compared.
+SCORER_VERSION: Final = 1
 
 
 class ScorerConfig(Config):

@@ -1,27 +1,20 @@
 """Who judged: what must agree before two tables of scores may be compared, kept beside every table."""
 
-import ast
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.epdms.self_check import self_check
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.code import CodeVersion, code_version
 from irl_vla.ledger.files import MANIFEST_NAME, content_hash, write_text
 
-#: Goes up with every change that can move a score: of the scorer, of what it reads, or of how frames are paired for EC.
-SCORER_VERSION: Final = "1"
 MLFLOW_TAG: Final = "irl_vla.evaluator"
 _SUFFIX: Final = ".evaluator.json"
-_PACKAGE: Final = Path(__file__).parent
-_SOURCES: Final = ("epdms/*.py", "driving/*.py", "geometry.py", "scene.py")
-_CHECKS_ONLY: Final = ("golden", "self_check")
 
 log = logging.getLogger(__name__)
 
@@ -34,31 +27,33 @@ class Fingerprint:
 
     Attributes:
         scorer_version: ``SCORER_VERSION``.
-        sources: hash of the scorer's code, comments and texts left out.
         rule: how frames become a result.
         scorer: the scorer's configuration: human filter, its convention, traffic.
         dataset: hash of the judged tokens and of the logs from which they were prepared.
         frames: how many were judged.
         self_check: outcome of the built-in self-check.
+        code: package version and commit; tables of other code may be compared if all else agrees.
     """
 
-    scorer_version: str
-    sources: str
+    scorer_version: int
     rule: Rule
     scorer: Mapping[str, Any]
     dataset: str
     frames: int
     self_check: str
+    code: CodeVersion
 
     @property
     def short(self) -> str:
-        """Hash over all fields, 12 hex digits, for people and tags."""
-        return content_hash(asdict(self))[:12]
+        """Hash over all fields but the code, 12 hex digits, for people and tags: comparable tables have the same."""
+        values = asdict(self)
+        del values["code"]
+        return content_hash(values)[:12]
 
     def __str__(self) -> str:
         scorer = ", ".join(f"{name} {value}" for name, value in self.scorer.items())
         return (
-            f"Evaluator {self.short}: scorer {self.scorer_version} ({self.sources[:8]}), {self.rule}, {scorer}; "
+            f"Evaluator {self.short}: scorer {self.scorer_version} (irl-vla {self.code}), {self.rule}, {scorer}; "
             f"{self.frames} frames of data {self.dataset[:8]}; self-check {self.self_check}."
         )
 
@@ -79,7 +74,7 @@ class Fingerprint:
         try:
             values = json.loads(text)
             written = values.pop("hash")
-            found = cls(**values)
+            found = cls(**values | {"code": CodeVersion(**values["code"])})
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{source}: expected an evaluator's fingerprint, found another content ({error}); judge again"
@@ -109,24 +104,24 @@ def fingerprint(
         log.warning("self-check of the scorer %s: do not trust its scores; install the package again", check)
     return Fingerprint(
         scorer_version=SCORER_VERSION,
-        sources=sources_hash(),
         rule=rule,
         scorer=config.model_dump(mode="json"),
         dataset=content_hash({"tokens": judged, "logs": [_prepared_from(folder) for folder in prepared]}),
         frames=len(judged),
         self_check=str(check),
+        code=code_version(),
     )
 
 
 def differences(left: Fingerprint, right: Fingerprint) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two evaluators differ, with both values; fields of the scorer as ``scorer.NAME``."""
+    """The fields that forbid to compare two evaluators, with both values; fields of the scorer as ``scorer.NAME``."""
     first, second = _fields(left), _fields(right)
     names = dict.fromkeys([*first, *second])
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
 def require_comparable(found: Mapping[str, Fingerprint]) -> Fingerprint:
-    """The evaluator that all tables share.
+    """The evaluator that all tables share; tells of tables that another commit of the code made.
 
     Args:
         found: what to call a table, to its evaluator; at least one.
@@ -143,6 +138,8 @@ def require_comparable(found: Mapping[str, Fingerprint]) -> Fingerprint:
                 f"{name} and {other} were judged by different evaluators and cannot be compared ({shown}); "
                 "judge both again with the same settings and the same version"
             )
+        if evaluator.code != first.code:
+            log.warning("%s was judged by irl-vla %s, %s by %s", name, first.code, other, evaluator.code)
     return first
 
 
@@ -174,34 +171,6 @@ def sidecar(table: Path) -> Path:
     return table.with_suffix(_SUFFIX)
 
 
-@lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """Hash of the scorer's code: what it does counts, not its comments, documentation or messages."""
-    files = sorted(chain.from_iterable(_PACKAGE.glob(pattern) for pattern in _SOURCES))
-    codes = {
-        path.relative_to(_PACKAGE).as_posix(): code_of(path.read_text())
-        for path in files
-        if not path.name.startswith(_CHECKS_ONLY)
-    }
-    return content_hash(codes)
-
-
-def code_of(source: str) -> str:
-    """A module's code in one form, without comments, docstrings and the words of messages."""
-    return ast.unparse(_Wordless().visit(ast.parse(source)))
-
-
-class _Wordless(ast.NodeTransformer):
-    """Drops bare strings; empties formatted ones, which the scorer uses in messages only."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.copy_location(ast.Pass(), node) if is_text else self.generic_visit(node)
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        return ast.copy_location(ast.Constant(""), node)
-
-
 def _prepared_from(folder: Path) -> Mapping[str, str]:
     """Log name to hash of the file from which its scenes were prepared."""
     try:
@@ -217,6 +186,7 @@ def _prepared_from(folder: Path) -> Mapping[str, str]:
 def _fields(evaluator: Fingerprint) -> dict[str, Any]:
     values = asdict(evaluator)
     scorer = values.pop("scorer")
+    del values["code"]
     return values | {f"scorer.{name}": value for name, value in scorer.items()}
 
 

@@ -1,18 +1,15 @@
-"""Prepares whole splits for scoring: Ray tasks over logs, one shard a log, resumable.
+"""Prepares whole splits for scoring: in parallel over logs, one shard a log, resumable.
 
 A scene that cannot be prepared does not stop the others: it is logged, and named with its reason in the manifest.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import ray
-from rich.console import Console
-from rich.progress import track
 
 from irl_vla.dataset.config import ViewConfig
 from irl_vla.dataset.layout import Dataset
@@ -24,7 +21,8 @@ from irl_vla.dataset.views import scene_views
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import SCHEMA_VERSION, SHARD_SUFFIX, PreparedStore, rebuild, write_shard
-from irl_vla.errors import CheckpointError, ClusterError, IrlVlaError, SceneError
+from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.judge.for_each import ForEach, one_by_one
 from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, file_hash, read_manifest, write_text
 from irl_vla.scene import Scene
 
@@ -81,7 +79,15 @@ class _Job:
         return self.folder / _REPORTS_NAME / f"{name}.json"
 
 
-def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder: Path, seed: int) -> PreparedStore:
+def prepare_split(
+    dataset: Dataset,
+    split: str,
+    views: ViewConfig | None,
+    folder: Path,
+    seed: int,
+    *,
+    for_each: ForEach = one_by_one,
+) -> PreparedStore:
     """Prepares all scenes of a split; logs that were finished before, and have not changed, are kept.
 
     Args:
@@ -90,11 +96,12 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
         views: also prepares shifted-ego views of every scene; None prepares the scenes alone.
         folder: of the store.
         seed: of the views.
+        for_each: where the work runs.
 
     Raises:
         CheckpointError: if the folder holds scenes of another split, view configuration, seed or schema.
         SceneError: if not one scene could be prepared.
-        ClusterError: if Ray loses the workers.
+        ClusterError: if workers are lost; finished logs are kept for the next call.
         IrlVlaError: of the data set, if a log or a map cannot be read.
     """
     selection = read_split(dataset, split)
@@ -103,9 +110,9 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
     tokens_by_log = _tokens_by_log(dataset, selection)
     _begin(job, content_hash({"config": config, "seed": seed}), tokens_by_log)
     reports = {name: report for name in tokens_by_log if (report := _finished(job, name)) is not None}
-    missing = [name for name in tokens_by_log if name not in reports]
+    missing = {name: (name, tokens) for name, tokens in tokens_by_log.items() if name not in reports}
     log.info("prepare: split %s has %d logs, %d of them to do", split, len(tokens_by_log), len(missing))
-    for name, report in _run(job, {name: tokens_by_log[name] for name in missing}):
+    for name, report in for_each("prepare", partial(_prepare_shard, job), missing):
         reports[name] = report
         for failure in report.failed:
             log.warning("prepare: scene %s of log %s left out: %s", failure.token, name, failure.reason)
@@ -140,7 +147,7 @@ def failed_scenes(folder: Path) -> list[FailedScene]:
 def prepare_log(
     dataset: Dataset, split: str, name: str, tokens: Sequence[str] | None, views: ViewConfig | None, *, seed: int
 ) -> tuple[list[PreparedScene], list[FailedScene]]:
-    """Prepares the scenes of one log and of the second stage behind it, each followed by its views, without Ray.
+    """Prepares the scenes of one log and of the second stage behind it, each followed by its views, in this process.
 
     Args:
         dataset: where the log is.
@@ -240,34 +247,8 @@ def _finished(job: _Job, name: str) -> _LogReport | None:
     return _LogReport(values["log_hash"], values["scenes"], failed, second_stage)
 
 
-def _run(job: _Job, tokens_by_log: Mapping[str, Sequence[str] | None]) -> Iterator[tuple[str, _LogReport]]:
-    """Runs a task a log and yields reports as they come in."""
-    if not tokens_by_log:
-        return
-    task = ray.remote(_prepare_shard)
-    names = {task.remote(job, name, tokens): name for name, tokens in tokens_by_log.items()}
-    for reference in track(_as_completed(names), "prepare", total=len(names), disable=not Console().is_terminal):
-        try:
-            yield names[reference], ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, IrlVlaError):
-                raise error.cause from error
-            raise
-        except ray.exceptions.RayError as error:
-            raise ClusterError(
-                f"prepare: Ray lost the task of log {names[reference]} ({error}); start the stage again, "
-                "finished logs are kept"
-            ) from error
-
-
-def _as_completed(references: Mapping[Any, str]) -> Iterator[Any]:
-    waiting = list(references)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        yield from done
-
-
-def _prepare_shard(job: _Job, name: str, tokens: Sequence[str] | None) -> _LogReport:
+def _prepare_shard(job: _Job, selected: tuple[str, Sequence[str] | None]) -> _LogReport:
+    name, tokens = selected
     log_hash = file_hash(job.log_path(name))
     scenes, failed = prepare_log(job.dataset, job.split, name, tokens, job.views, seed=job.seed)
     seen = [*(scene.token for scene in scenes), *(failure.token for failure in failed)]

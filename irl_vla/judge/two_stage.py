@@ -1,4 +1,4 @@
-"""True EPDMS of plans on a two-stage split: NAVSIM's pseudo closed-loop rule, with intervals over layouts.
+"""True EPDMS of plans on a two-stage split: NAVSIM's pseudo closed-loop rule.
 
 A pair of first-stage scenes and all second-stage scenes tied to it are scored together: extended comfort compares the
 plans of "now" with those of "previous", and the end of a first-stage plan says how much each second-stage scene counts.
@@ -7,12 +7,11 @@ plans of "now" with those of "previous", and the end of a first-stage plan says 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Final
 
 import numpy as np
-import ray
-from rich.table import Table
 
 from irl_vla.dataset.splits import StagePair
 from irl_vla.epdms.comfort import extended_comfort
@@ -22,7 +21,7 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.epdms.two_stage import StageGroup, TwoStageScores, aggregate
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats, compose
-from irl_vla.judge.intervals import group_bootstrap
+from irl_vla.judge.for_each import ForEach, one_by_one
 from irl_vla.judge.one_stage import FrameId, SplitScores, check_plans, join_scores
 from irl_vla.scene import MAX_PAIR_GAP_US, SUBSCORES, are_pair
 
@@ -87,85 +86,31 @@ def score_pairs(
     pairs: Sequence[StagePair],
     plans: Mapping[str, Floats],
     config: ScorerConfig,
+    *,
+    for_each: ForEach = one_by_one,
 ) -> PairScores:
-    """Scores one plan a scene of both stages, in parallel over pairs on Ray.
+    """Scores one plan a scene of both stages, in parallel over pairs.
 
     Args:
         store: the prepared scenes of the split.
         frames: those of the pairs, in any order; others are not scored.
         pairs: at least one, of :func:`usable_pairs`.
         plans: token to (8, 3) plan in the ego frame.
+        for_each: where the work runs.
 
     Raises:
         SceneError: naming every token that has no plan, or an unfit one, and pairs that are not half a second apart;
             or if no pair has a score.
     """
     by_token = _checked(frames, pairs, plans)
-    task = ray.remote(num_cpus=1)(_score_some)
-    shared = ray.put(store)
-    pending = []
+    items = {}
     for start in range(0, len(pairs), _PAIRS_A_TASK):
         part = pairs[start : start + _PAIRS_A_TASK]
         tokens = [token for pair in part for token in pair.tokens]
-        needed = {token: plans[token] for token in tokens}
-        pending.append(task.remote(shared, {token: by_token[token] for token in tokens}, part, needed, config))
-    return _joined(list(chain.from_iterable(ray.get(pending))))
-
-
-def score_pairs_here(
-    store: PreparedStore,
-    frames: Sequence[FrameId],
-    pairs: Sequence[StagePair],
-    plans: Mapping[str, Floats],
-    config: ScorerConfig,
-) -> PairScores:
-    """As :func:`score_pairs`, in this process."""
-    return _joined(_score_some(store, _checked(frames, pairs, plans), pairs, plans, config))
-
-
-def two_stage_rows(
-    scores: Mapping[str, PairScores], against: Sequence[str], samples: int, seed: int
-) -> list[dict[str, float | str]]:
-    """One row a policy, times 100: the combined result without a prefix, then both stages with theirs.
-
-    Intervals and paired differences (of the combined score) resample groups of independence, not scenes. Differences
-    need policies that were scored on the same pairs.
-    """
-    rows = []
-    for name, found in scores.items():
-        row: dict[str, float | str] = {"policy": name}
-        for stage in STAGES:
-            prefix = "" if stage == "combined" else f"{stage}_"
-            row |= {f"{prefix}{column}": 100 * value for column, value in found.means(stage).items()}
-            if len(set(found.groups)) > 1:
-                values = 100 * found.scores(stage)
-                interval = group_bootstrap(values, found.groups, np.random.default_rng(seed), samples)
-                row |= {f"{prefix}epdms_low": interval.low, f"{prefix}epdms_high": interval.high}
-        for other in against:
-            if other in scores and other != name and _paired(found, scores[other]):
-                gaps = 100 * (found.scores("combined") - scores[other].scores("combined"))
-                gap = group_bootstrap(gaps, found.groups, np.random.default_rng(seed), samples)
-                row |= {f"minus_{other}": gap.mean, f"minus_{other}_low": gap.low, f"minus_{other}_high": gap.high}
-        rows.append(row)
-    return rows
-
-
-def render_stages(rows: Sequence[Mapping[str, float | str]], title: str, caption: str) -> Table:
-    """The rows of :func:`two_stage_rows` as a terminal table with a line a stage."""
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    table.add_column("stage", no_wrap=True)
-    for column in (*SUBSCORES, "EPDMS", "95 %"):
-        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
-    for row in rows:
-        for stage in (*STAGES[1:], STAGES[0]):
-            prefix = "" if stage == "combined" else f"{stage}_"
-            cells = [f"{row[prefix + column]:.1f}" for column in SUBSCORES]
-            low, high = (row.get(f"{prefix}epdms_{side}") for side in ("low", "high"))
-            interval = "one group" if low is None else f"{low:.1f}–{high:.1f}"
-            name = str(row["policy"]) if stage == STAGES[1] else ""
-            table.add_row(name, stage.replace("_", " "), *cells, f"{row[prefix + 'epdms']:.2f}", interval)
-    return table
+        needed = {token: by_token[token] for token in tokens}, {token: plans[token] for token in tokens}
+        items[part[0].now] = part, *needed
+    found = dict(for_each("score", partial(_score_some, store, config), items))
+    return _joined([pair for name in items for pair in found[name]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,11 +147,10 @@ def _checked(frames: Sequence[FrameId], pairs: Sequence[StagePair], plans: Mappi
 
 def _score_some(
     store: PreparedStore,
-    by_token: Mapping[str, FrameId],
-    pairs: Sequence[StagePair],
-    plans: Mapping[str, Floats],
     config: ScorerConfig,
+    part: tuple[Sequence[StagePair], Mapping[str, FrameId], Mapping[str, Floats]],
 ) -> list[_ScoredPair]:
+    pairs, by_token, plans = part
     return [_score_pair(store, by_token, pair, plans, config) for pair in pairs]
 
 
@@ -295,8 +239,3 @@ def _joined(parts: Sequence[_ScoredPair]) -> PairScores:
         groups=tuple(part.group for part in parts for _ in part.groups),
         left_out=left_out,
     )
-
-
-def _paired(left: PairScores, right: PairScores) -> bool:
-    same = [frame.token for frame in left.split.frames] == [frame.token for frame in right.split.frames]
-    return same and len(set(left.groups)) > 1

@@ -1,22 +1,25 @@
-"""Which code makes a result: package version, commit, and whether the checkout was changed since."""
+"""Which code runs: the version of the package and, in a checkout, the commit."""
 
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
-_PATIENCE_S = 10.0
+PACKAGE: Final = Path(__file__).parents[1]
+UNKNOWN: Final = "unknown"
+_PATIENCE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class CodeVersion:
-    """The code that runs.
+    """The code that made a result.
 
     Attributes:
-        version: of the package.
-        commit: of the checkout that the package lies in; None for an installed package.
-        dirty: True if files of the checkout differ from that commit.
+        version: of the installed package; "unknown" if it is not installed.
+        commit: of the git checkout that holds the package; None outside of one, as in an installed wheel.
+        dirty: the checkout has changes of the package that are not committed.
     """
 
     version: str
@@ -26,29 +29,37 @@ class CodeVersion:
     def __str__(self) -> str:
         if self.commit is None:
             return self.version
-        return f"{self.version} at {self.commit[:12]}{' (changed)' if self.dirty else ''}"
+        return f"{self.version} at {self.commit[:8]}{' with changes' if self.dirty else ''}"
 
 
 @lru_cache(maxsize=1)
 def code_version() -> CodeVersion:
-    """The code of this process; found once."""
-    try:
-        version = metadata.version("irl-vla")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    top = _git("rev-parse", "--show-toplevel")
-    if top is None or Path(top) not in Path(__file__).resolve().parents:
-        return CodeVersion(version, None, dirty=False)
-    return CodeVersion(version, _git("rev-parse", "HEAD"), dirty=bool(_git("status", "--porcelain", "-uno")))
+    """The code of this process, as it was when this was first asked."""
+    return code_version_of(PACKAGE)
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says in the package's own folder; None where there is no git or no repository."""
-    folder = Path(__file__).resolve().parent
+def code_version_of(package: Path) -> CodeVersion:
+    """The code in a folder of the package ``irl_vla``.
+
+    A repository around an installed package, whose commits say nothing about it, does not count.
+    """
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_PATIENCE_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+        installed = version("irl-vla")
+    except PackageNotFoundError:
+        installed = UNKNOWN
+    found = _git(package, "rev-parse", "--show-toplevel", "HEAD")
+    root, _, commit = (found or "").strip().partition("\n")
+    if not commit or Path(root).resolve() != package.resolve().parent:
+        return CodeVersion(installed, None, dirty=False)
+    changes = _git(package, "--no-optional-locks", "status", "--porcelain", "--", ".")
+    return CodeVersion(installed, commit, dirty=changes != "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None if it is not installed, fails, or does not answer in time."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip()
+    return done.stdout if done.returncode == 0 else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,7 @@ from irl_vla.stages.session import RayConfig
 from irl_vla.train.config import ImitationConfig
 from irl_vla.world.config import WorldConfig
 
+#: The names of ``irl_vla.judge.policies.POLICIES``; written out, so that the message about a wrong one lists them.
 PolicyName = Literal[
     "constant_velocity",
     "constant_acceleration",
@@ -29,14 +30,6 @@ PolicyName = Literal[
     "control",
     "finetuned",
 ]
-#: Baselines that `evaluate` knows by name; "imitation", "control" and "finetuned" are the trained policies.
-BASELINES: Final[tuple[PolicyName, ...]] = (
-    "constant_velocity",
-    "constant_acceleration",
-    "human",
-    "ego_mlp",
-    "reference",
-)
 
 
 class GenerateConfig(WorldConfig):
@@ -60,13 +53,13 @@ class EvaluateConfig(Config):
     """Which policies are judged, and how sure the intervals are.
 
     Attributes:
-        policies: any of ``BASELINES``, "imitation", "control" (imitated on instead of fine-tuned) and "finetuned".
+        policies: any of ``irl_vla.judge.policies.POLICIES``.
         against: policies to whose scores all others are compared, frame by frame.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
     """
 
-    policies: tuple[PolicyName, ...] = Field((*BASELINES, "imitation", "control", "finetuned"), min_length=1)
+    policies: tuple[PolicyName, ...] = Field(get_args(PolicyName), min_length=1)
     against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()

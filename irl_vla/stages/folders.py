@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import ConfigError, LogFormatError
+from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.artefact import Artefact, Identity, find_record
 from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     from irl_vla.rl.task import TaskSpec
 
 _SCHEMA: Final = 1
-#: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
-TRAINED: Final[Mapping[str, str]] = {
-    "imitation": "pretrain/policy",
-    "control": "finetune/control/checkpoint",
-    "finetuned": "finetune/checkpoint",
-}
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +71,7 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     chosen. Read by token, and take the tokens from the split.
     """
     from irl_vla.dataset.splits import all_windows
+    from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
     from irl_vla.world.plan import SPLITS
 
@@ -83,7 +79,7 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
     source = all_windows(split) if narrowed else split
-    return prepare_split(dataset(experiment), source, shifted, folder.path, experiment.data_seed)
+    return prepare_split(dataset(experiment), source, shifted, folder.path, experiment.data_seed, for_each=on_ray)
 
 
 def pretrain(experiment: Experiment) -> Artefact:
@@ -120,10 +116,22 @@ def require_policies(experiment: Experiment) -> None:
     Raises:
         CheckpointError: if a policy, or the ego-status baseline, is not trained yet.
     """
-    made_by = {name: path.partition("/")[0] for name, path in TRAINED.items()} | {"ego_mlp": "pretrain"}
     stages = {"pretrain": pretrain, "finetune": finetune}
-    for stage in dict.fromkeys(made_by[name] for name in experiment.evaluate.policies if name in made_by):
-        stages[stage](experiment).require()
+    for stage in dict.fromkeys(POLICIES[name].stage for name in experiment.evaluate.policies):
+        if stage is not None:
+            stages[stage](experiment).require()
+
+
+def checkpoint(experiment: Experiment, policy: str) -> Location:
+    """Where the stage that trains a policy leaves it.
+
+    Raises:
+        ValueError: if nothing is trained for this policy.
+    """
+    below = POLICIES[policy].checkpoint
+    if below is None:
+        raise ValueError(f"{policy}: expected a policy that is trained, found one that is not")
+    return experiment.folder / below
 
 
 def stage_folder(experiment: Experiment, stage: str) -> Location:
@@ -133,7 +141,7 @@ def stage_folder(experiment: Experiment, stage: str) -> Location:
 
 def policy_path(experiment: Experiment) -> Location:
     """Checkpoint of imitation."""
-    return stage_folder(experiment, "pretrain") / "policy"
+    return checkpoint(experiment, "imitation")
 
 
 def bank_path(experiment: Experiment, purpose: str) -> Location:

@@ -17,13 +17,13 @@ from irl_vla.dataset.scenes import load_scene
 from irl_vla.geometry import Floats
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.judge.intervals import group_bootstrap
-from irl_vla.judge.one_stage import write_csv
+from irl_vla.judge.judgement import GENERATED, REAL
+from irl_vla.judge.tables import write_csv
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
 from irl_vla.rl.job import read_history
 from irl_vla.stages.experiment import Experiment
-from irl_vla.stages.judge import GENERATED, REAL
 from irl_vla.train.loop import HISTORY_NAME
 
 _SHOWN: Final = ("human", "imitation", "finetuned")

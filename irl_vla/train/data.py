@@ -10,15 +10,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import ray
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from irl_vla.dataset.config import TargetConfig, ViewConfig
 from irl_vla.dataset.features import SensorSource, StoredSensors, ViewSensors, build_observation
@@ -29,6 +27,7 @@ from irl_vla.dataset.splits import SceneRef
 from irl_vla.dataset.targets import build_targets
 from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.errors import CheckpointError
+from irl_vla.judge.for_each import ForEach, in_processes, on_ray
 from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
 from irl_vla.policy.batch import Layout, encode_sample, encode_targets, sample_layout, target_layout
 from irl_vla.policy.config import EncoderConfig
@@ -135,9 +134,14 @@ def write_samples(job: SampleJob) -> Samples:
     logs = sorted({row.ref.log_name for row in listing})
     missing = [name for name in logs if not _done_path(job.folder, name).exists()]
     log.info("samples of %s: %d rows of %d logs, %d logs to encode", job.split, len(listing), len(logs), len(missing))
-    silent = not Console().is_terminal
-    for _ in track(_encoded(job, listing, missing), f"samples {job.split}", total=len(missing), disable=silent):
-        pass
+    rows: dict[str, dict[str, int]] = {name: {} for name in missing}
+    for index, row in enumerate(listing):
+        if row.ref.log_name in rows:
+            rows[row.ref.log_name][row.token] = index
+    workers = job.samples.workers
+    for_each: ForEach = partial(on_ray, at_once=workers) if workers else in_processes(1)
+    for _ in for_each(f"samples {job.split}", partial(_encode_log, job), {name: (name, rows[name]) for name in rows}):
+        pass  # a log says for itself that it is done
     manifest.write(job.folder)
     return open_samples(job.folder)
 
@@ -170,12 +174,9 @@ def list_rows(job: SampleJob) -> list[RowId]:
     return listing
 
 
-def encode_log(job: SampleJob, rows: Mapping[str, int], log_name: str) -> str:
-    """Encodes the rows of one log in this process.
-
-    Args:
-        rows: view token to row, of this log.
-    """
+def _encode_log(job: SampleJob, rows_of_log: tuple[str, Mapping[str, int]]) -> None:
+    """Encodes the rows of one log (name, then view token to row) and marks the log as done."""
+    log_name, rows = rows_of_log
     arrays = {name: open_memmap(_array_path(job.folder, name), mode="r+") for name in _layout(job.encoder)}
     for scene in iter_scenes(job.dataset, job.split, logs=[log_name]):
         for view in _wanted_views(job, scene, rows):
@@ -184,7 +185,6 @@ def encode_log(job: SampleJob, rows: Mapping[str, int], log_name: str) -> str:
     for array in arrays.values():
         array.flush()
     write_text(_done_path(job.folder, log_name), "")
-    return log_name
 
 
 def encode_view(job: SampleJob, view: Scene, logged: Scene) -> dict[str, NDArray[Any]]:
@@ -252,26 +252,6 @@ def _begin(job: SampleJob, manifest: Manifest, listing: Sequence[RowId]) -> None
     for name, column in zip(_TEXTS, zip(*texts, strict=True), strict=True):
         np.save(_array_path(job.folder, name), np.array(column, np.str_))
     write_text(path, json.dumps({"fingerprint": manifest.fingerprint}))
-
-
-def _encoded(job: SampleJob, listing: Sequence[RowId], logs: Sequence[str]) -> Iterator[str]:
-    """Encodes logs, here or by Ray tasks, and yields the name of each when it is done."""
-    rows: dict[str, dict[str, int]] = {}
-    for index, row in enumerate(listing):
-        rows.setdefault(row.ref.log_name, {})[row.token] = index
-    if job.samples.workers == 0:
-        for name in logs:
-            yield encode_log(job, rows[name], name)
-        return
-    task = ray.remote(num_cpus=1)(encode_log)
-    waiting = list(reversed(logs))
-    running: list[ray.ObjectRef] = []
-    while waiting or running:
-        while waiting and len(running) < job.samples.workers:
-            name = waiting.pop()
-            running.append(task.remote(job, rows[name], name))
-        ready, running = ray.wait(running, num_returns=1)
-        yield ray.get(ready[0])
 
 
 def _wanted_views(job: SampleJob, scene: Scene, rows: Mapping[str, int]) -> Iterator[Scene]:

@@ -10,7 +10,7 @@ from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
-from irl_vla.judge.one_stage import FrameId, score_here
+from irl_vla.judge.one_stage import FrameId, score_split
 from irl_vla.policy.batch import IGNORED, collate_samples
 from irl_vla.policy.semantic import answer_accuracy
 from irl_vla.policy.vla import Policy
@@ -53,7 +53,7 @@ def validate(
     if store is not None:
         frames = _frames(samples, rows, store)
         by_token = {str(samples.rows.token[row]): plan for row, plan in zip(rows, plans, strict=True)}
-        metrics |= score_here(store, frames, by_token, scorer).means()
+        metrics |= score_split(store, frames, by_token, scorer).means()
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 

@@ -241,7 +241,7 @@ def far_second_stage() -> Iterator[Observation]:
 
 def endpoint_of_a_plan() -> Iterator[Observation]:
     """§18: the second stage is weighted by where the plan ends, whether or not the rollout gets there."""
-    from irl_vla.judge.one_stage import FrameId  # loads Ray
+    from irl_vla.judge.one_stage import FrameId
     from irl_vla.judge.two_stage import _score
 
     scene, plan = straight_road.scene(), straight_road.plan(2.0)  # 8 m; from 10 m/s the vehicle rolls on beyond

@@ -1,5 +1,7 @@
 """Route, centreline, PDM-Closed, tracks and reactive traffic against what the official devkit computed."""
 
+import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -124,8 +126,26 @@ def test_a_vehicle_in_another_place_is_found(small: Path, capsys: pytest.Capture
 
 
 def test_a_folder_without_golden_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckpointError, match=r"results\.parquet or synthetic_scenes\.parquet"):
+    with pytest.raises(
+        CheckpointError, match=r"results\.parquet, synthetic_scenes\.parquet, graph_cases\.json, lane_cases\.json"
+    ):
         compare_folder(tmp_path)
     shutil.copy(INPUTS / "synthetic_scenes.parquet", tmp_path)
     assert main([str(tmp_path)]) == 2
     assert "synthetic_map_lanes.parquet" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("graph_cases", 80), ("lane_cases", 150)])
+def test_graphs_and_lanes_may_stand_alone(
+    name: str, rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(INPUTS / f"{name}.json", tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert main([str(tmp_path)]) == 0
+    assert f"{rows}" in capsys.readouterr().out
+    assert "not compared, since it is not there: results.parquet, synthetic_scenes.parquet" in caplog.text
+    cases = json.loads((tmp_path / f"{name}.json").read_text())
+    for case in cases:
+        case["path_found"] = case["path_found"] is not True
+    (tmp_path / f"{name}.json").write_text(json.dumps(cases))
+    assert main([str(tmp_path)]) == 1, "a wrong record must be found"

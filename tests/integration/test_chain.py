@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irl_vla.judge.one_stage import frames_of_bank
+from irl_vla.judge.bank_plans import frames_of_bank
+from irl_vla.judge.judgement import GENERATED
+from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.checkpoint import load_checkpoint
 from irl_vla.ledger.tracking import child_runs, open_store
 from irl_vla.policy.token_bank import TokenBank
@@ -18,8 +20,6 @@ from irl_vla.policy.vla import load_chain
 from irl_vla.reward.labels import open_labels
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
-from irl_vla.stages.folders import TRAINED
-from irl_vla.stages.judge import GENERATED
 
 from .command import run, stamps
 from .conftest import Chain
@@ -54,7 +54,7 @@ def test_every_policy_is_judged(chain: Chain, results: dict[str, dict[str, float
         values = [row[key] for key in (*SUBSCORES, "epdms")]
         assert all(math.isfinite(value) and 0 <= value <= 100 for value in values), name
         assert row["epdms_low"] <= row["epdms"] <= row["epdms_high"]
-        assert ("predicted" in row) == (name in TRAINED)
+        assert ("predicted" in row) == (POLICIES[name].kind == "trained")
     assert results["human"]["epdms"] > results["constant_velocity"]["epdms"]
     gap = results["human"]["epdms"] - results["constant_velocity"]["epdms"]
     assert results["human"]["minus_constant_velocity"] == pytest.approx(gap)
@@ -86,8 +86,9 @@ def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
     labels = open_labels(chain.seed / "label")
     assert labels.tokens == tuple(banks["train"].token)
     assert labels.plans.shape[1] == experiment.label.proposals.count
-    for path in TRAINED.values():
-        load_chain(chain.seed / path, perception_hash=banks["test"].perception_hash)
+    for policy in POLICIES.values():
+        if policy.kind == "trained":
+            load_chain(chain.seed / str(policy.checkpoint), perception_hash=banks["test"].perception_hash)
     reward = load_checkpoint(chain.seed / "train_reward" / "checkpoint", "reward")
     assert labels.fingerprint in reward.provenance.inputs.values()
     for stage in STAGES:

@@ -41,7 +41,7 @@ def test_the_same_plans_get_the_same_score(judged: Path) -> None:
     store = PreparedStore.open(judged / "runs/judged/shared/prepared/test")
     plans = {token: constant_velocity(store[token]) for token in store.tokens}
     write_plans(judged / "plans.parquet", plans)
-    where = ("--data", "data", "--split", "test", "--cpus", "1")
+    where = ("--data", "data", "--split", "test", "--workers", "2")
     # in a folder of its own, and in the one that the stage prepared
     for folder, place in (("own", "prepared"), ("stage", "runs/judged/shared/prepared/test")):
         finished = run(judged, "score", "plans.parquet", *where, "--prepared", place, "--output", folder)

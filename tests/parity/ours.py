@@ -21,7 +21,7 @@ from irl_vla.epdms.tracks import frame_objects
 from irl_vla.geometry import Floats, rear_axle_to_centre
 from irl_vla.judge.baselines import constant_acceleration, constant_velocity, reference
 from irl_vla.judge.one_stage import FrameId, SplitScores, join_scores, score_log
-from irl_vla.judge.two_stage import STAGES, score_pairs_here
+from irl_vla.judge.two_stage import STAGES, score_pairs
 from irl_vla.scene import MapView, Scene
 from irl_vla.world.config import SplitSizeConfig, TwoStageConfig, WorldConfig
 from irl_vla.world.generate import generate
@@ -147,7 +147,7 @@ def _results(name: str, split: Mapping[str, Any], loaded: Loaded, config: Scorer
     frames = [FrameId(token, scene.log_name, scene.group, scene.kind) for token, (scene, _, _) in loaded.items()]
     if split["stage_pairs"]:
         pairs = [StagePair(now, previous, tuple(map(tuple, second))) for now, previous, second in split["stage_pairs"]]
-        found = score_pairs_here(store, frames, pairs, plans, config)
+        found = score_pairs(store, frames, pairs, plans, config)
         names = (*SUBSCORES, COMFORT, "score")
         means = {stage: dict(zip(names, found.means(stage).values(), strict=True)) for stage in STAGES}
         return {"rows": _rows(found.split)} | means

@@ -41,7 +41,10 @@ def _export(options: argparse.Namespace) -> int:
     from irl_vla.navsim.submission import Header, read_submission, split_tokens, write_submission
     from irl_vla.stages import folders
     from irl_vla.stages.experiment import load_experiment
+    from irl_vla.stages.extra import require_train_extra
 
+    if options.plans is None:
+        require_train_extra("irl-vla export-submission --policy")
     header = Header(options.team_name, options.authors, options.email, options.institution, options.country)
     experiment = load_experiment(options.config, options.overrides)
     expected = split_tokens(folders.dataset(experiment), experiment.data.test)
@@ -58,7 +61,7 @@ def _export(options: argparse.Namespace) -> int:
 def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
     """What `evaluate` would judge: the plans of one policy on the test split."""
     from irl_vla.dataset.scenes import scene_refs
-    from irl_vla.judge.one_stage import frames_of_refs
+    from irl_vla.judge.one_stage import frames_of_refs, prepared_frames
     from irl_vla.stages import folders
     from irl_vla.stages.judge import planned
     from irl_vla.stages.session import ray_session
@@ -67,7 +70,7 @@ def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
     folders.require_policies(chosen)
     with ray_session(chosen.ray):
         store = folders.prepared(chosen, chosen.data.test)
-        refs = scene_refs(folders.dataset(chosen), chosen.data.test)
-        frames = [frame for frame in frames_of_refs(refs) if frame.token in store]
+        split = chosen.data.test
+        frames = prepared_frames(store, frames_of_refs(scene_refs(folders.dataset(chosen), split)), split)
         ((_, plans),) = planned(chosen, store, frames)
     return plans

@@ -19,18 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traffic", choices=("replay", "reactive"), help="of the other vehicles, by default replayed")
     parser.add_argument("--against", type=Path, metavar="OTHER.parquet", help="also judge these plans, and compare")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the tables, by default scores/PLANS")
-    parser.add_argument("--cpus", type=int, help="of the local Ray instance, by default all")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes, by default one a CPU")
 
 
 def run(options: argparse.Namespace) -> int:
     """Does the work; returns the exit status."""
+    import os
+
     from irl_vla.cli.outcome import exit_status
 
     def work() -> int:
         from irl_vla.dataset.config import DataConfig
         from irl_vla.epdms.config import ScorerConfig
-        from irl_vla.stages.score import ScoreJob, score_files
-        from irl_vla.stages.session import RayConfig
+        from irl_vla.judge.score_files import ScoreJob, score_files
 
         settings = {"filter_convention": options.convention, "traffic": options.traffic}
         given = {name: value for name, value in settings.items() if value is not None}
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
             prepared=options.prepared,
             scorer=ScorerConfig().with_overrides(given),
             output=options.output or Path("scores") / options.plans.stem,
-            ray=RayConfig().with_overrides({} if options.cpus is None else {"cpus": options.cpus}),
+            workers=len(os.sched_getaffinity(0)) if options.workers is None else options.workers,
         )
         return 1 if score_files(job) else 0
 

@@ -16,15 +16,15 @@ from irl_vla.dataset.split_guard import overlap, split_command
 from irl_vla.dataset.splits import read_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import IrlVlaError
+from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.storage import RECORD_NAME
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
-from irl_vla.stages.folders import TRAINED, data_root
+from irl_vla.stages.folders import data_root
 
 #: Frames of a log without a whole window: 3 of history, 8 of future.
 WINDOW_BORDER: Final = 11
-_UNSEEN: Final = ("constant_velocity", "human", "reference")
 #: Logs of more bytes in all are worth the start of other processes.
 _SPREAD_BYTES: Final = 500_000_000
 _CHECK: Final = "`irl-vla check-data` names every fault"
@@ -47,12 +47,8 @@ class SplitSample:
 
 def roles(experiment: Experiment) -> dict[str, str]:
     """The splits that the configured policies need: "train", "val" and "test" to their names."""
-    everything = experiment.data.splits
-    policies = set(experiment.evaluate.policies)
-    if policies & {*TRAINED, "ego_mlp"}:
-        return everything
-    needed = ("test",) if policies <= {*_UNSEEN} else ("train", "test")
-    return {role: everything[role] for role in needed}
+    needed = {role for name in experiment.evaluate.policies for role in POLICIES[name].splits}
+    return {role: split for role, split in experiment.data.splits.items() if role in needed}
 
 
 def trains(experiment: Experiment) -> bool:

@@ -6,6 +6,7 @@ from irl_vla.cli.doctor.installation import installation
 from irl_vla.cli.doctor.machine import end, free_memory, free_shared_memory, look_at, memory, start_probe
 from irl_vla.cli.doctor.storage import disk_findings, needs, tracking_finding, training_rows
 from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.extra import missing_modules
 from irl_vla.stages.session import RayConfig
 
 
@@ -19,12 +20,11 @@ def examine(experiment: Experiment | None, ray_patience_s: float) -> list[Findin
     """
     config = RayConfig() if experiment is None else experiment.ray
     trained = experiment if experiment is not None and trains(experiment) else None
+    if "ray" in missing_modules():
+        return _without_machine(experiment)[0]
     probe = start_probe(config)  # the slowest check, beside the others
     try:
-        findings, scenes = installation(experiment), dict[str, int]()
-        if experiment is not None:
-            found, scenes = data_findings(experiment)
-            findings += [*found, *disk_findings(needs(experiment, scenes)), tracking_finding(experiment)]
+        findings, scenes = _without_machine(experiment)
         workers = 0 if trained is None else max(trained.pretrain.workers, trained.label.workers)
         rows = 0 if trained is None else training_rows(trained, scenes.get("train", 0))
         findings.append(memory(config, workers, rows, free_memory(), free_shared_memory()))
@@ -32,3 +32,13 @@ def examine(experiment: Experiment | None, ray_patience_s: float) -> list[Findin
     finally:
         end(probe.process)
     return findings
+
+
+def _without_machine(experiment: Experiment | None) -> tuple[list[Finding], dict[str, int]]:
+    """Installation, data, disk and tracking; and the number of scenes by role of the split."""
+    findings = installation(experiment)
+    if experiment is None:
+        return findings, {}
+    found, scenes = data_findings(experiment)
+    findings += [*found, *disk_findings(needs(experiment, scenes)), tracking_finding(experiment)]
+    return findings, scenes

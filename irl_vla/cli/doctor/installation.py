@@ -1,9 +1,9 @@
-"""Python, packages, torch and the scorer, as they are installed here."""
+"""Python, packages, torch and the scorer, as they are installed here; packages for training may be left out."""
 
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from irl_vla.cli.doctor.finding import Finding
 from irl_vla.epdms.self_check import self_check
 from irl_vla.errors import CheckpointError
 from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.extra import REMEDY, missing_modules
 
 #: As in pyproject.toml; the constraints were tested with the first.
 PYTHONS: Final = ((3, 11), (3, 12), (3, 13))
@@ -19,16 +20,24 @@ CONSTRAINTS: Final = Path(__file__).parents[3] / "constraints.txt"
 #: A folder that the NAVSIM devkit has, and the unrelated package of its name on PyPI has not.
 _DEVKIT_FOLDER: Final = "planning"
 _SHOWN: Final = 4
+_EXTRA: Final = re.compile(r"extra == [\"']([\w-]+)[\"']")
 _REQUIREMENT: Final = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*(?:>=\s*([\w.]+))?")
 
 
 def installation(experiment: Experiment | None) -> list[Finding]:
     """All findings that need no data."""
+    needed, pinned = requires("irl-vla") or [], pins(CONSTRAINTS)
+    missing = missing_modules()
+    training = (
+        [missing_training(missing, experiment)]
+        if missing
+        else [packages(needed, installed_version, pinned, "train"), torch_setup(experiment)]
+    )
     return [
         python_version(sys.version_info[:2]),
-        packages(requires("irl-vla") or [], installed_version, pins(CONSTRAINTS)),
+        packages(needed, installed_version, pinned),
+        *training,
         unrelated_navsim(),
-        torch_setup(experiment),
         scorer(),
     ]
 
@@ -45,13 +54,21 @@ def python_version(found: tuple[int, int]) -> Finding:
 
 
 def packages(
-    requirements: Iterable[str], installed: "Mapping[str, str | None] | _Installed", pinned: Mapping[str, str]
+    requirements: Iterable[str],
+    installed: "Mapping[str, str | None] | _Installed",
+    pinned: Mapping[str, str],
+    extra: str | None = None,
 ) -> Finding:
-    """Whether the packages that the project needs are there, new enough, and those that the tests ran with."""
+    """Whether the packages that the project needs are there, new enough, and those that the tests ran with.
+
+    Args:
+        extra: looks at the packages of this extra instead.
+    """
+    check = "packages" if extra is None else f"packages to {extra}"
     missing, old, other, count = [], [], [], 0
     for requirement in requirements:
         match = _REQUIREMENT.match(requirement)
-        if match is None or "extra ==" in requirement:
+        if match is None or _extra_of(requirement) != extra:
             continue
         name, least, count = match[1], match[2], count + 1
         found = installed[name]
@@ -63,13 +80,21 @@ def packages(
             other.append(f"{name} {found} (tested {pinned[name.lower()]})")
     if missing or old:
         found_text = "; ".join(([f"missing: {', '.join(missing)}"] if missing else []) + old)
-        return Finding("packages", "problem", found_text, "run `make install`")
+        return Finding(check, "problem", found_text, "run `make install`")
     if other:
         more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
         remedy = "if something fails, install the versions of constraints.txt (`make install`)"
-        return Finding("packages", "warning", ", ".join(other[:_SHOWN]) + more, remedy)
+        return Finding(check, "warning", ", ".join(other[:_SHOWN]) + more, remedy)
     tested = "as tested" if pinned else "new enough (no constraints.txt here to compare with)"
-    return Finding("packages", "ok", f"{count} direct ones {tested}")
+    return Finding(check, "ok", f"{count} direct ones {tested}")
+
+
+def missing_training(missing: Sequence[str], experiment: Experiment | None) -> Finding:
+    """That the packages for training are missing, which is a problem for those alone who have an experiment to run."""
+    found = f"not installed: {', '.join(missing)}"
+    if experiment is None:
+        return Finding("packages to train", "ok", found, f"scoring, reading and checking need none; to train, {REMEDY}")
+    return Finding("packages to train", "problem", found, REMEDY)
 
 
 class _Installed:
@@ -140,6 +165,11 @@ def scorer() -> Finding:
         return Finding("scorer", "ok", f"self-check {found}")
     remedy = "trust no score of this installation: `make install`, then delete __pycache__ below irl_vla/epdms"
     return Finding("scorer", "problem", f"self-check {found}", remedy)
+
+
+def _extra_of(requirement: str) -> str | None:
+    match = _EXTRA.search(requirement)
+    return None if match is None else match[1]
 
 
 def _editable_roots(direct_url: str | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """Everything recorded in a folder, computed again."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,8 +18,10 @@ from irl_vla.judge.official.cases import (
     check_two_stage,
 )
 from irl_vla.judge.official.observation import Comparison, Observation, compared
-from irl_vla.judge.official.planning import check_graphs, check_planning
+from irl_vla.judge.official.planning import check_graphs, check_lanes, check_planning
 from irl_vla.judge.official.results import check_reactive, check_results, check_rollouts
+
+log = logging.getLogger(__name__)
 
 _Check = Callable[[Path], Iterator[Observation]]
 
@@ -35,7 +38,9 @@ _KINDS: Final[dict[str, tuple[_Check, ...]]] = {
         check_two_stage,
         check_reactive,
     ),
-    "synthetic_scenes.parquet": (check_planning, check_graphs),
+    "synthetic_scenes.parquet": (check_planning,),
+    "graph_cases.json": (check_graphs,),
+    "lane_cases.json": (check_lanes,),
 }
 
 
@@ -43,15 +48,18 @@ def compare_folder(folder: Path) -> list[Comparison]:
     """Computes everything recorded in a folder again and compares it, column by column.
 
     Args:
-        folder: golden results (``results.parquet`` and others), golden inputs (``synthetic_scenes.parquet`` and
-            others), or both.
+        folder: with golden results (``results.parquet`` and others), golden inputs (``synthetic_scenes.parquet`` and
+            others), graphs (``graph_cases.json``), lanes (``lane_cases.json``), or several of them.
 
     Raises:
-        CheckpointError: if it is neither, or one of its files is missing or damaged.
+        CheckpointError: if it has none of them, or one of the files behind them is missing or damaged.
     """
+    absent = [name for name in _KINDS if not (folder / name).exists()]
     checks = [check for name, kind in _KINDS.items() if (folder / name).exists() for check in kind]
     if not checks:
-        raise CheckpointError(f"{folder}: expected golden files ({' or '.join(_KINDS)} among them), found neither")
+        raise CheckpointError(f"{folder}: expected golden files ({', '.join(_KINDS)} among them), found none of them")
+    if absent:
+        log.info("%s: not compared, since it is not there: %s", folder, ", ".join(absent))
     return compared(item for check in checks for item in check(folder))
 
 

@@ -57,6 +57,10 @@ def check_graphs(folder: Path) -> Iterator[Observation]:
         yield same("graph_cases.route_corrected", list(repair.blocks), case["route_corrected"])
         if case["start_lane"] is not None:
             yield from _search_columns("graph_cases", view, case, repair.blocks)
+
+
+def check_lanes(folder: Path) -> Iterator[Observation]:
+    """Random graphs of lanes: lane search along a given route."""
     for case in read_json(folder, "lane_cases"):
         yield from _search_columns("lane_cases", graph_map(case), case, case["route"])
 

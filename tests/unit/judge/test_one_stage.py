@@ -2,9 +2,11 @@
 
 import csv
 import io
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,22 +18,18 @@ from irl_vla.epdms.scorer import ScoredPlans, score_plans
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.judge import one_stage as evaluate
+from irl_vla.judge.bank_plans import frames_of_bank
+from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.one_stage import (
     FrameId,
     SplitScores,
     check_plans,
-    difference,
-    frame_rows,
-    frames_of_bank,
     join_scores,
-    points_lost,
-    render_table,
-    result_rows,
-    score_here,
     score_log,
+    score_split,
     unfit_plans,
-    write_csv,
 )
+from irl_vla.judge.tables import difference, frame_rows, one_stage_rows, one_stage_table, points_lost, write_csv
 from irl_vla.scene import SUBSCORES
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
@@ -92,14 +90,29 @@ def test_changing_ones_mind_is_uncomfortable_for_the_later_frame() -> None:
 def test_logs_are_never_paired_with_each_other() -> None:
     store = {"a": at("a", 0.0), "b": at("b", 0.5)}
     frames = [frame("a", "log1"), frame("b", "log2")]
-    found = score_here(store, frames, dict.fromkeys(store, plan(10.0)), CONFIG)
+    found = score_split(store, frames, dict.fromkeys(store, plan(10.0)), CONFIG)
     assert np.isnan(found.subscores[:, EC]).all()
     assert found.frames == tuple(frames)
 
 
+def test_results_come_in_the_order_of_the_frames_wherever_the_work_runs() -> None:
+    store = {f"t{number}": at(f"t{number}", 0.0, reference_mps=5.0 + number) for number in range(20)}
+    frames = [frame(token, f"log of {token}") for token in store]
+    plans = {token: plan(1.0 + number / 2) for number, token in enumerate(store)}
+
+    def last_first(label: str, work: Callable[[Any], Any], items: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        assert len(items) > 1, "nothing to put into another order"
+        yield from reversed(list(one_by_one(label, work, items)))
+
+    here, elsewhere = (score_split(store, frames, plans, CONFIG, for_each=each) for each in (one_by_one, last_first))
+    assert elsewhere.frames == here.frames == tuple(frames)
+    np.testing.assert_array_equal(elsewhere.score, here.score)
+    assert len(set(here.score.tolist())) > 1, "equal scores would not show an order"
+
+
 def test_progress_is_a_share_of_the_reference() -> None:
     store = {"a": at("a", 0.0, reference_mps=10.0)}
-    found = score_here(store, [frame("a")], {"a": plan(10.0)}, CONFIG)
+    found = score_split(store, [frame("a")], {"a": plan(10.0)}, CONFIG)
     assert found.subscores[0, EP] == pytest.approx(1.0)
     np.testing.assert_array_equal(found.plans[0], plan(10.0))
 
@@ -110,7 +123,7 @@ def test_conventions_of_the_human_filter_differ_where_the_human_collides() -> No
     store = {"a": at("a", 0.0, **blocked), "b": at("b", 0.5, **blocked)}
     frames, plans = [frame("a"), frame("b")], dict.fromkeys(store, plan(10.0))
     corrected, before, unfiltered = (
-        score_here(store, frames, plans, ScorerConfig(filter_convention=convention, human_filter=filters))
+        score_split(store, frames, plans, ScorerConfig(filter_convention=convention, human_filter=filters))
         for convention, filters in (("corrected", True), ("before", True), ("corrected", False))
     )
     np.testing.assert_array_equal(corrected.subscores, before.subscores)
@@ -136,7 +149,7 @@ def test_every_unfit_plan_is_named_before_any_scoring() -> None:
         r"expected a finite plan, found NaN or infinity: none, endless; no plan: absent, lost\)"
     )
     with pytest.raises(SceneError, match=expected):
-        score_here({}, frames, UNFIT, CONFIG)
+        score_split({}, frames, UNFIT, CONFIG)
     with pytest.raises(SceneError, match=expected):
         check_plans(frames, UNFIT)
     check_plans([frame("good")], UNFIT)
@@ -164,14 +177,14 @@ def test_a_plan_without_a_score_is_left_out_and_named(
     store = {token: at(token, 0.5 * index) for index, token in enumerate("abc")}
     frames, plans = [frame(token) for token in store], dict.fromkeys(store, plan(10.0))
     broken = {"b"}
-    found = score_here(store, frames, plans, CONFIG)
+    found = score_split(store, frames, plans, CONFIG)
     assert [item.token for item in found.frames] == ["a", "c"]
     assert found.unscored == {"b": "no lane"}
     assert found.subscores[1, EC] == 1.0
     assert "b has no score and is left out: no lane" in caplog.text
     broken |= {*store}
     with pytest.raises(SceneError, match="found none: a: no lane; b: no lane; c: no lane"):
-        score_here(store, frames, plans, CONFIG)
+        score_split(store, frames, plans, CONFIG)
 
 
 def test_where_points_were_lost_is_said_by_the_subscores_that_were_judged() -> None:
@@ -179,7 +192,8 @@ def test_where_points_were_lost_is_said_by_the_subscores_that_were_judged() -> N
     blocked = at("a", 0.0, objects=tracks(("vehicle", 20.0, 0.0, 0.0, 0)), human=plan(10.0))
     lost = {
         convention: frame_rows(
-            "x", score_here({"a": blocked}, [frame("a")], {"a": plan(10.0)}, ScorerConfig(filter_convention=convention))
+            "x",
+            score_split({"a": blocked}, [frame("a")], {"a": plan(10.0)}, ScorerConfig(filter_convention=convention)),
         )[0]["lost"]
         for convention in ("corrected", "before")
     }
@@ -203,14 +217,14 @@ def test_differences_are_over_common_frames() -> None:
     expected = pytest.approx((0.2, 0.1, 0.3))
     assert difference(few, many, np.random.default_rng(0), 500) == expected
     one_group = scores([0.5, 0.5], ["g", "z"], ["a", "e"])
-    rows = result_rows({"x": one_group, "many": many}, ["many"], 200, seed=0)
+    rows = one_stage_rows({"x": one_group, "many": many}, ["many"], 200, seed=0)
     assert "epdms_low" in rows[0]
     assert "minus_many" not in rows[0], "the common frames are of one group"
 
 
 def test_results_are_percentages_with_intervals_over_groups() -> None:
     table = {"a": scores([0.2, 0.2, 0.6, 0.6], ["g", "g", "h", "h"]), "b": scores([0.1] * 4, ["g", "g", "h", "h"])}
-    first, second = result_rows(table, ["b", "absent"], 500, seed=0)
+    first, second = one_stage_rows(table, ["b", "absent"], 500, seed=0)
     assert (first["policy"], second["policy"]) == ("a", "b")
     assert first["epdms"] == pytest.approx(40.0)
     # a resample of two groups holds g twice, h twice or both: means of 20, 60 or 40
@@ -222,7 +236,9 @@ def test_results_are_percentages_with_intervals_over_groups() -> None:
 
 
 def test_one_group_has_no_interval_and_says_so() -> None:
-    rows = result_rows({"a": scores([0.5, 0.7], ["g", "g"]), "b": scores([0.1, 0.2], ["g", "g"])}, ["b"], 200, seed=0)
+    rows = one_stage_rows(
+        {"a": scores([0.5, 0.7], ["g", "g"]), "b": scores([0.1, 0.2], ["g", "g"])}, ["b"], 200, seed=0
+    )
     assert set(rows[0]) == {"policy", *SUBSCORES, "epdms"}
     assert "one group" in shown(rows)
 
@@ -237,7 +253,7 @@ def test_means_leave_out_frames_without_ec() -> None:
     assert means["epdms"] == pytest.approx(0.3)
     values[:, EC] = np.nan
     assert np.isnan(split.means()["ec"])
-    assert "none" in shown(result_rows({"a": split}, [], 200, seed=0))
+    assert "none" in shown(one_stage_rows({"a": split}, [], 200, seed=0))
 
 
 def test_parts_are_joined_in_order() -> None:
@@ -272,5 +288,5 @@ def test_tables_on_disk_hold_every_column_once(tmp_path: Path) -> None:
 
 def shown(rows: list[dict[str, float | str]]) -> str:
     text = io.StringIO()
-    Console(width=140, file=text).print(render_table(rows, "title", "caption"))
+    Console(width=140, file=text).print(one_stage_table(rows, "title", "caption"))
     return text.getvalue()

@@ -1,12 +1,12 @@
-"""Preparing splits: failures are named, finished logs are kept, changed ones are made again. One small Ray instance."""
+"""Preparing splits: failures are named, finished logs are kept, changed ones are made again."""
 
 import json
 import logging
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import ray
 
 from irl_vla.dataset.config import SceneFilter, ViewConfig
 from irl_vla.dataset.log import LogMeta, write_log
@@ -15,21 +15,15 @@ from irl_vla.dataset.splits import write_split
 from irl_vla.epdms.scorer import scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, LogFormatError, SceneError
+from irl_vla.judge.for_each import in_processes
 from irl_vla.judge.prepare import failed_scenes, prepare_log, prepare_split
 from irl_vla.ledger.files import MANIFEST_NAME
-from irl_vla.stages.session import RayConfig, ray_session
 
 from ..dataset.example import CITY, LOG, log_frames, write_example
 from ..dataset.second_stage_example import SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
 
 OTHER = LOG.replace("veh-01", "veh-02")
 WINDOWS = 14 - 12 + 1
-
-
-@pytest.fixture(scope="module")
-def session():
-    with ray_session(RayConfig(cpus=1, object_store_mb=80)):
-        yield
 
 
 @pytest.fixture
@@ -58,7 +52,7 @@ def test_views_follow_their_scene(dataset):
     np.testing.assert_allclose(view.tracks.poses, original.tracks.poses, atol=1e-6)  # the world stays where it was
 
 
-def test_a_split_is_prepared_once(session, dataset, tmp_path):
+def test_a_split_is_prepared_once(dataset, tmp_path):
     folder = tmp_path / "store"
     store = prepare_split(dataset, "train", None, folder, seed=0)
     assert store.tokens == tuple(ref.token for ref in scene_refs(dataset, "train"))
@@ -74,7 +68,7 @@ def test_a_split_is_prepared_once(session, dataset, tmp_path):
         prepare_split(dataset, "train", None, folder, seed=1)
 
 
-def test_a_store_of_an_older_schema_is_refused_before_any_work(session, dataset, tmp_path):
+def test_a_store_of_an_older_schema_is_refused_before_any_work(dataset, tmp_path):
     folder = tmp_path / "store"
     prepare_split(dataset, "train", None, folder, seed=0)
     (folder / f"{OTHER}.arrow").unlink()
@@ -85,7 +79,7 @@ def test_a_store_of_an_older_schema_is_refused_before_any_work(session, dataset,
     assert not (folder / f"{OTHER}.arrow").exists()
 
 
-def test_a_changed_log_is_prepared_again(session, dataset, tmp_path):
+def test_a_changed_log_is_prepared_again(dataset, tmp_path):
     before = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     write_frames(dataset, LOG, log_frames(14, log=LOG, speed=5.0))
     after = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
@@ -93,7 +87,7 @@ def test_a_changed_log_is_prepared_again(session, dataset, tmp_path):
     assert after[after.tokens[0]].ego_state[3] == 5.0
 
 
-def test_a_changed_second_stage_is_prepared_again(session, tmp_path):
+def test_a_changed_second_stage_is_prepared_again(tmp_path):
     dataset = write_two_stage(tmp_path / "data", logs=(LOG, OTHER))
     before = prepare_split(dataset, SPLIT, None, tmp_path / "store", seed=0)
     changed = stage_pair(LOG).second[0][0]
@@ -118,7 +112,7 @@ def test_second_stage_scenes_have_no_views(tmp_path):
     assert [scene.token[16:] for scene in prepared] == ["", "-s1", "", "-s1"] + ["0"] * 4
 
 
-def test_a_failing_scene_is_named_and_the_others_go_on(session, dataset, tmp_path, caplog):
+def test_a_failing_scene_is_named_and_the_others_go_on(dataset, tmp_path, caplog):
     frames = log_frames(14, log=LOG)
     frames[4] = replace(frames[4], roadblock_ids=("21", "999"))
     write_frames(dataset, LOG, frames)
@@ -133,14 +127,14 @@ def test_a_failing_scene_is_named_and_the_others_go_on(session, dataset, tmp_pat
     assert manifest["extra"]["scenes"] == 2 * WINDOWS - 1
 
 
-def test_a_limit_of_scenes_holds_over_all_logs(session, dataset, tmp_path):
+def test_a_limit_of_scenes_holds_over_all_logs(dataset, tmp_path):
     write_split(dataset.root, "few", "mini", SceneFilter(num_future_frames=8, frame_interval=1, max_scenes=WINDOWS + 1))
     store = prepare_split(dataset, "few", None, tmp_path / "store", seed=0)
     assert store.tokens == tuple(ref.token for ref in scene_refs(dataset, "few"))
     assert len(store) == WINDOWS + 1
 
 
-def test_errors_of_tasks_come_back_as_what_they_are(session, dataset, tmp_path):
+def test_a_log_that_cannot_be_read_stops_the_work(dataset, tmp_path):
     (dataset.root / "navsim_logs/mini" / f"{OTHER}.pkl").write_bytes(b"no pickle")
     with pytest.raises(LogFormatError, match="veh-02"):
         prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
@@ -148,16 +142,24 @@ def test_errors_of_tasks_come_back_as_what_they_are(session, dataset, tmp_path):
     assert not (tmp_path / "store" / MANIFEST_NAME).exists()
 
 
-def test_a_split_without_any_usable_scene_is_an_error(session, dataset, tmp_path):
+def test_a_split_without_any_usable_scene_is_an_error(dataset, tmp_path):
     for name in (LOG, OTHER):
         write_frames(dataset, name, [replace(f, roadblock_ids=("999",)) for f in log_frames(14, log=name)])
     with pytest.raises(SceneError, match="none could be prepared"):
         prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
 
 
-def test_the_store_can_be_opened_elsewhere(session, dataset, tmp_path):
+def test_the_store_can_be_opened_elsewhere(dataset, tmp_path):
     prepare_split(dataset, "train", ViewConfig(count=1), tmp_path / "store", seed=0)
     store = PreparedStore.open(tmp_path / "store")
-    read = ray.get(ray.remote(lambda token: store[token]).remote(store.tokens[1]))
+    read = pickle.loads(pickle.dumps(store))[store.tokens[1]]
     assert read.token.endswith("-s1")
     assert read.reference_poses.shape == (51, 3)
+
+
+def test_logs_are_prepared_in_other_processes_as_here(dataset, tmp_path):
+    here = prepare_split(dataset, "train", None, tmp_path / "here", seed=0)
+    there = prepare_split(dataset, "train", None, tmp_path / "there", seed=0, for_each=in_processes(2))
+    assert there.tokens == here.tokens
+    for token in here.tokens:
+        np.testing.assert_array_equal(there[token].reference_poses, here[token].reference_poses)

@@ -13,7 +13,8 @@ from irl_vla.epdms.scorer import final_score, score_plans
 from irl_vla.errors import SceneError
 from irl_vla.judge import two_stage as evaluate_two_stage
 from irl_vla.judge.one_stage import FrameId
-from irl_vla.judge.two_stage import PairScores, render_stages, score_pairs_here, two_stage_rows, usable_pairs
+from irl_vla.judge.tables import two_stage_rows, two_stage_table
+from irl_vla.judge.two_stage import PairScores, score_pairs, usable_pairs
 from irl_vla.scene import SUBSCORES
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
@@ -59,7 +60,7 @@ def plans(speed_mps: float = 10.0) -> dict[str, Any]:
 
 
 def judged(store: Any, given: dict[str, Any], pairs: list[StagePair] = PAIRS) -> PairScores:
-    return score_pairs_here(store, frames(pairs), pairs, given, CONFIG)
+    return score_pairs(store, frames(pairs), pairs, given, CONFIG)
 
 
 def test_groups_follow_the_rule(store: Any) -> None:
@@ -156,11 +157,11 @@ def test_rows_hold_every_stage(store: Any) -> None:
         assert float(fast[f"{prefix}epdms_low"]) <= float(fast[f"{prefix}epdms"]) <= float(fast[f"{prefix}epdms_high"])
     assert "minus_fast" not in fast
     assert slow["minus_fast"] == pytest.approx(float(slow["epdms"]) - float(fast["epdms"]))
-    table = render_stages([fast, slow], "title", "caption")
+    table = two_stage_table([fast, slow], "title", "caption")
     assert list(table.columns[1].cells) == ["stage one", "stage two", "combined"] * 2
 
 
 def test_one_layout_gives_no_interval(store: Any) -> None:
     (row,) = two_stage_rows({"x": judged(store, plans(), PAIRS[:1])}, (), samples=100, seed=0)
     assert "epdms_low" not in row
-    assert list(render_stages([row], "t", "c").columns[-1].cells) == ["one group"] * 3
+    assert list(two_stage_table([row], "t", "c").columns[-1].cells) == ["one group"] * 3

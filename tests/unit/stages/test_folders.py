@@ -9,6 +9,7 @@ import pytest
 
 from irl_vla.dataset.fingerprint import DatasetFingerprint
 from irl_vla.errors import CheckpointError, ConfigError
+from irl_vla.judge.for_each import ForEach, on_ray
 from irl_vla.ledger.artefact import Artefact
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
@@ -173,7 +174,8 @@ def test_generated_data_has_a_place_of_its_own_and_real_data_must_exist(
 def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> None:
+    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int, *, for_each: ForEach) -> None:
+        assert for_each is on_ray
         asked[split] = (views, folder, seed)
 
     monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", prepare_split)
@@ -194,7 +196,9 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest: asked.append(split))
+    monkeypatch.setattr(
+        "irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest, for_each: asked.append(split)
+    )
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     folders.prepared(experiment, "test")
     folders.prepared(experiment, "navhard_two_stage")

@@ -13,7 +13,9 @@ import pytest
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
-from irl_vla.judge.one_stage import score_here
+from irl_vla.judge.for_each import one_by_one
+from irl_vla.judge.judgement import GENERATED, REAL
+from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
@@ -54,7 +56,6 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     refs.append(SceneRef("lost", "free", 9, "map", "free", "cruise"))  # could not be prepared
     monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
     monkeypatch.setattr(judge, "read_split", lambda dataset, split: SimpleNamespace(stage_pairs=()))
-    monkeypatch.setattr(judge, "score_split", score_here)
 
     def run(**settings: Any) -> dict[str, Any]:
         experiment = Experiment(
@@ -63,7 +64,12 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         experiment = experiment.with_overrides(settings)
         reported: dict[str, float] = {}
         paths = judge.write_evaluation(
-            experiment, SimpleNamespace(), store, tmp_path / "out", lambda values, step: reported.update(values)
+            experiment,
+            SimpleNamespace(),
+            store,
+            tmp_path / "out",
+            lambda values, step: reported.update(values),
+            for_each=one_by_one,
         )
         return {"reported": reported, "paths": paths, "folder": tmp_path / "out"}
 
@@ -75,16 +81,16 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-POLICIES = {"policies": ("constant_velocity", "human", "reference"), "against": ("constant_velocity",)}
+POLICIES_TO_JUDGE = {"policies": ("constant_velocity", "human", "reference"), "against": ("constant_velocity",)}
 
 
 def test_tables_agree_with_each_other(evaluated: Any) -> None:
-    found = evaluated(evaluate=POLICIES)
+    found = evaluated(evaluate=POLICIES_TO_JUDGE)
     folder = found["folder"]
-    official = [f"official_{name}.csv" for name in POLICIES["policies"]]
+    official = [f"official_{name}.csv" for name in POLICIES_TO_JUDGE["policies"]]
     assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv", *official)]
     results = {row["policy"]: row for row in rows(folder / "results.csv")}
-    assert list(results) == list(POLICIES["policies"])
+    assert list(results) == list(POLICIES_TO_JUDGE["policies"])
     frames, logs = rows(folder / "frames.csv"), rows(folder / "logs.csv")
     assert [row["token"] for row in frames[:4]] == list(SCENES), "the scene that could not be prepared is left out"
     for name, row in results.items():
@@ -101,7 +107,7 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
 
 
 def test_official_files_hold_the_same_scores(evaluated: Any) -> None:
-    folder = evaluated(evaluate=POLICIES)["folder"]
+    folder = evaluated(evaluate=POLICIES_TO_JUDGE)["folder"]
     for row in rows(folder / "results.csv"):
         results = read_results(folder / f"official_{row['policy']}.csv")
         frames = [frame for frame in rows(folder / "frames.csv") if frame["policy"] == row["policy"]]
@@ -111,40 +117,40 @@ def test_official_files_hold_the_same_scores(evaluated: Any) -> None:
 
 
 def test_generated_and_real_data_are_told_apart(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluated(evaluate=POLICIES)
+    evaluated(evaluate=POLICIES_TO_JUDGE)
     shown = capsys.readouterr().out
-    assert judge.GENERATED in shown
+    assert GENERATED in shown
     assert "4 frames, 2 groups; convention corrected." in shown
     assert "free  human" not in shown
-    evaluated(evaluate=POLICIES, generate=None)
+    evaluated(evaluate=POLICIES_TO_JUDGE, generate=None)
     shown = capsys.readouterr().out
-    assert judge.REAL in shown
-    assert judge.GENERATED not in shown
+    assert REAL in shown
+    assert GENERATED not in shown
     for log in ("free", "slow"):
-        for name in POLICIES["policies"]:
+        for name in POLICIES_TO_JUDGE["policies"]:
             assert f"{log}  {name}: " in shown
 
 
 def test_every_table_tells_who_judged(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluated(evaluate=POLICIES)
+    found = evaluated(evaluate=POLICIES_TO_JUDGE)
     evaluator = read_fingerprint(found["paths"][0])
     assert require_comparable(all_fingerprints(found["paths"])) == evaluator
     assert evaluator.frames == len(SCENES)
     assert evaluator.scorer["filter_convention"] == "corrected"
     assert evaluator.short in capsys.readouterr().out
-    evaluated(evaluate=POLICIES | {"scorer": {"filter_convention": "before"}})
+    evaluated(evaluate=POLICIES_TO_JUDGE | {"scorer": {"filter_convention": "before"}})
     assert read_fingerprint(found["paths"][0]) != evaluator
 
 
 def test_frames_say_where_points_were_lost(evaluated: Any) -> None:
-    found = evaluated(evaluate=POLICIES)
+    found = evaluated(evaluate=POLICIES_TO_JUDGE)
     lost = {(row["policy"], row["token"]): row["lost"] for row in rows(found["folder"] / "frames.csv")}
     assert "nc=0" in lost["constant_velocity", "b0"], "it runs into the slow car"
     assert "nc=0" not in lost["human", "b0"]
 
 
 def test_the_convention_is_named(evaluated: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluated(evaluate=POLICIES | {"scorer": {"filter_convention": "before"}})
+    evaluated(evaluate=POLICIES_TO_JUDGE | {"scorer": {"filter_convention": "before"}})
     assert "convention before." in capsys.readouterr().out
 
 
@@ -165,6 +171,15 @@ def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
     assert asked == ["train"]
     plans = json.loads((found["folder"] / "plans.json").read_text())
     assert plans["constant_acceleration"]["a0"]["plan"][-1][0] < 40.0, "behind a slow car braking is best, so all brake"
+
+
+def test_scenes_that_are_not_prepared_are_counted_and_named(evaluated: Any, caplog: pytest.LogCaptureFixture) -> None:
+    evaluated(evaluate=POLICIES_TO_JUDGE)
+    assert "split test: 1 of 5 scenes are not prepared and left out: lost" in caplog.text
+
+
+def test_every_baseline_of_the_table_has_its_plans() -> None:
+    assert set(judge.BASELINE_PLANS) == {name for name, policy in POLICIES.items() if policy.kind == "baseline"}
 
 
 def test_untrained_policies_have_no_prediction(tmp_path: Path) -> None:

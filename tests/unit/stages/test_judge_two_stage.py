@@ -12,8 +12,8 @@ from irl_vla.dataset.splits import read_split
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import SceneError
 from irl_vla.judge.fingerprint import read_fingerprint
+from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.prepare import prepare_log
-from irl_vla.judge.two_stage import score_pairs_here
 from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import TWO_STAGE_SUMMARIES, read_results
 from irl_vla.stages import judge
@@ -39,9 +39,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def evaluated(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(judge, "score_pairs", score_pairs_here)
-
+def evaluated(prepared: Any, tmp_path: Path) -> Any:
     def run(policies: tuple[str, ...] = POLICIES, without: tuple[str, ...] = ()) -> dict[str, float]:
         dataset, store = prepared
         places = {token: place for token, place in store.places.items() if token not in without}
@@ -54,6 +52,7 @@ def evaluated(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             PreparedStore(store.folder, places),
             tmp_path,
             lambda values, step: reported.update(values),
+            for_each=one_by_one,
         )
         return reported
 

@@ -10,6 +10,7 @@ import pytest
 
 from irl_vla.errors import CheckpointError
 from irl_vla.judge.fingerprint import Fingerprint, sidecar, write_fingerprint
+from irl_vla.ledger.code import CodeVersion
 from irl_vla.stages import report_page as show
 from irl_vla.stages.experiment import Experiment
 
@@ -43,7 +44,15 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-EVALUATOR = Fingerprint("1", "ab", "one-stage", {"filter_convention": "corrected"}, "cd", 4, "passed (30 cases)")
+EVALUATOR = Fingerprint(
+    scorer_version=1,
+    rule="one-stage",
+    scorer={"filter_convention": "corrected"},
+    dataset="cd",
+    frames=4,
+    self_check="passed (30 cases)",
+    code=CodeVersion("0.1.0", "0123456789abcdef", dirty=False),
+)
 
 
 def write_seed(folder: Path, scores: dict[str, list[float]]) -> Path:

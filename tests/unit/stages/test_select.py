@@ -13,6 +13,7 @@ from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import CheckpointError
+from irl_vla.judge.for_each import ForEach
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
 from irl_vla.stages import select as module
@@ -34,7 +35,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Splits that were prepared, here in this process and without Ray."""
     asked: list[str] = []
 
-    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> PreparedStore:
+    def prepare_split(
+        dataset: Any, split: str, views: Any, folder: Path, seed: int, *, for_each: ForEach
+    ) -> PreparedStore:
         asked.append(split)
         scenes = [prepare_scene(scene, load_map(dataset, scene.map_name)) for scene in iter_scenes(dataset, split)]
         write_shard(folder / "all.arrow", scenes)

@@ -14,7 +14,13 @@ from irl_vla.epdms.self_check import SelfCheck
 from irl_vla.stages.experiment import Experiment
 
 ROOT = Path(__file__).parents[4]
-REQUIREMENTS = ["numpy>=2.1", "ray[data,tune]>=2.55", "scipy", 'pytest>=8; extra == "dev"']
+REQUIREMENTS = [
+    "numpy>=2.1",
+    "ray[data,tune]>=2.55",
+    "scipy",
+    'torch>=2.6; extra == "train"',
+    'pytest>=8; extra == "dev"',
+]
 PINNED = {"numpy": "2.3.1", "ray": "2.60.0", "scipy": "1.17.0"}
 
 
@@ -41,6 +47,24 @@ def test_packages_are_held_against_needs_and_pins(changed: dict[str, str | None]
     finding = packages(REQUIREMENTS, PINNED | changed, PINNED)
     assert (finding.level, finding.found) == (level, found)
     assert bool(finding.remedy) == (level != "ok")
+
+
+def test_packages_of_an_extra_are_looked_at_alone() -> None:
+    finding = packages(REQUIREMENTS, {"torch": "2.5.0"}, {}, "train")
+    assert (finding.check, finding.level, finding.found) == ("packages to train", "problem", "torch 2.5.0 (needs 2.6)")
+    assert packages(REQUIREMENTS, {"torch": "2.7"}, {}, "train").found.startswith("1 direct ones")
+
+
+def test_only_who_has_an_experiment_misses_the_packages_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "missing_modules", lambda: ["ray", "torch"])
+    for experiment, level in ((None, "ok"), (Experiment(name="x"), "problem")):
+        found = {finding.check: finding for finding in installation.installation(experiment)}
+        assert "torch" not in found
+        assert (found["packages to train"].level, found["packages to train"].found) == (
+            level,
+            "not installed: ray, torch",
+        )
+        assert "pip install 'irl-vla[train]'" in found["packages to train"].remedy
 
 
 def test_pins_are_read_from_the_constraints(tmp_path: Path) -> None:

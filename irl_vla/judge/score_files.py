@@ -2,39 +2,35 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
-from irl_vla.dataset.splits import LAYOUTS_NAME, StagePair, all_windows, read_split
-from irl_vla.epdms.config import ScorerConfig
+from irl_vla.dataset.splits import LAYOUTS_NAME, all_windows, read_split
+from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.epdms.store import PreparedStore, rebuild
 from irl_vla.errors import SceneError
-from irl_vla.judge.fingerprint import Fingerprint, Rule, fingerprint, sources_hash, write_fingerprint
-from irl_vla.judge.one_stage import (
-    FrameId,
-    SplitScores,
-    frame_rows,
-    frames_of_refs,
-    render_table,
-    result_rows,
-    score_split,
-    unfit_plans,
-    write_csv,
+from irl_vla.judge.for_each import ForEach, in_processes
+from irl_vla.judge.judgement import (
+    GENERATED,
+    REAL,
+    Judgement,
+    JudgeSettings,
+    frames_to_judge,
+    judge,
+    write_judgement,
 )
+from irl_vla.judge.one_stage import FrameId, frames_of_refs, unfit_plans
 from irl_vla.judge.plan_file import PlanFile, read_plan_file
 from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
-from irl_vla.judge.two_stage import render_stages, score_pairs, two_stage_rows, usable_pairs
+from irl_vla.judge.tables import write_csv
 from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
-from irl_vla.stages.judge import GENERATED, REAL
-from irl_vla.stages.session import RayConfig, ray_session
 
 BAD_TOKENS_NAME: Final = "bad_tokens.csv"
 _SHOWN: Final = 10
@@ -55,7 +51,7 @@ class ScoreJob:
         scorer: how.
         samples, seed: draws of the bootstrap over groups.
         output: folder of the tables.
-        ray: where the work runs.
+        workers: processes over which logs are spread.
     """
 
     plans: Path
@@ -65,7 +61,7 @@ class ScoreJob:
     prepared: Path | None
     scorer: ScorerConfig
     output: Path
-    ray: RayConfig
+    workers: int = 1
     samples: int = 2000
     seed: int = 0
 
@@ -77,25 +73,6 @@ class BadToken:
     file: str
     token: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
-    """What a rule makes of the plans.
-
-    Attributes:
-        frames: tokens that were judged.
-        rows: a row a file.
-        render: rows, title and caption to a terminal table.
-        unscored: by file, tokens of plans that have no score, to the reason.
-    """
-
-    rule: Rule
-    frames: Sequence[str]
-    scores: Mapping[str, SplitScores]
-    rows: Sequence[dict[str, float | str]]
-    render: Callable[[Sequence[Mapping[str, float | str]], str, str], Table]
-    unscored: Mapping[str, Mapping[str, str]]
 
 
 def score_files(job: ScoreJob) -> list[BadToken]:
@@ -115,53 +92,38 @@ def score_files(job: ScoreJob) -> list[BadToken]:
     found = open_dataset(job.data)
     dataset = Dataset(found.root.resolve(), found.maps_root.resolve(), found.splits_root.resolve())
     frames = frames_of_refs(scene_refs(dataset, job.split))
-    pairs = read_split(dataset, job.split).stage_pairs
-    with ray_session(job.ray):
-        store = _prepared(job, dataset)
-        fit, bad = usable(frames, files, {item.token: item.reason for item in failed_scenes(store.folder)})
-        if pairs:
-            whole, left_out = usable_pairs(pairs, [frame.token for frame in fit])
-            bad += _with_others(left_out, bad)
-            wanted = frozenset(token for pair in whole for token in pair.tokens)
-            fit = [frame for frame in fit if frame.token in wanted]
-        if not fit:
-            reasons = "; ".join(f"{item.token}: {item.reason}" for item in bad[:3])
-            raise SceneError(
-                f"{job.plans}: expected plans for the {len(frames)} scenes of split {job.split!r}, not one can be "
-                f"judged ({reasons})"
-            )
-        judged = _two_stages(job, store, fit, whole, files) if pairs else _one_stage(job, store, fit, files)
-    evaluator = fingerprint(job.scorer, [store.folder], judged.frames, judged.rule)
+    for_each = in_processes(job.workers)
+    store = _prepared(job, dataset, for_each)
+    fit, bad = usable(frames, files, {item.token: item.reason for item in failed_scenes(store.folder)})
+    judged = frames_to_judge(fit, read_split(dataset, job.split).stage_pairs)
+    bad += _with_others(judged.left_out, bad)
+    if not judged.frames:
+        reasons = "; ".join(f"{item.token}: {item.reason}" for item in bad[:3])
+        raise SceneError(
+            f"{job.plans}: expected plans for the {len(frames)} scenes of split {job.split!r}, not one can be "
+            f"judged ({reasons})"
+        )
+    settings = JudgeSettings(
+        scorer=job.scorer,
+        against=list(files)[1:],
+        samples=job.samples,
+        seed=job.seed,
+        title=f"True EPDMS on {job.split}",
+        origin=GENERATED if (dataset.root / LAYOUTS_NAME).is_file() else REAL,
+    )
+    plans = ((name, file.plans) for name, file in files.items())
+    judgement = judge(store, judged, plans, settings, for_each=for_each)
     bad += [
-        BadToken(name, token, reason) for name, reasons in judged.unscored.items() for token, reason in reasons.items()
+        BadToken(name, token, reason)
+        for name, reasons in judgement.unscored.items()
+        for token, reason in reasons.items()
     ]
-    _write(job, judged, bad, evaluator)
-    what = GENERATED if (dataset.root / LAYOUTS_NAME).is_file() else REAL
-    _show(job, judged, bad, f"{what} {len({frame.group for frame in fit})} groups.\n{evaluator}")
+    write_judgement(job.output, judgement, {})
+    (job.output / BAD_TOKENS_NAME).unlink(missing_ok=True)  # of an earlier call
+    if bad:
+        write_csv(job.output / BAD_TOKENS_NAME, [asdict(item) for item in bad])
+    _show(job, judgement, bad)
     return bad
-
-
-def _one_stage(
-    job: ScoreJob, store: PreparedStore, frames: Sequence[FrameId], files: Mapping[str, PlanFile]
-) -> _Judged:
-    scores = {name: score_split(store, frames, file.plans, job.scorer) for name, file in files.items()}
-    rows = result_rows(scores, list(files)[1:], job.samples, job.seed)
-    unscored = {name: found.unscored for name, found in scores.items()}
-    return _Judged("one-stage", [frame.token for frame in frames], scores, rows, render_table, unscored)
-
-
-def _two_stages(
-    job: ScoreJob,
-    store: PreparedStore,
-    frames: Sequence[FrameId],
-    pairs: Sequence[StagePair],
-    files: Mapping[str, PlanFile],
-) -> _Judged:
-    scores = {name: score_pairs(store, frames, pairs, file.plans, job.scorer) for name, file in files.items()}
-    rows = two_stage_rows(scores, list(files)[1:], job.samples, job.seed)
-    splits = {name: found.split for name, found in scores.items()}
-    unscored = {name: found.left_out for name, found in scores.items()}
-    return _Judged("two-stage", [frame.token for frame in frames], splits, rows, render_stages, unscored)
 
 
 def usable(
@@ -194,7 +156,7 @@ def cache_folder(dataset: Dataset, split: str) -> Path:
             "folders": [str(dataset.root), str(dataset.maps_root), selection.data_split],
             "filter": selection.scene_filter.model_dump(mode="json"),
             "pairs": [pair.tokens for pair in selection.stage_pairs],
-            "scorer": sources_hash(),
+            "scorer": SCORER_VERSION,
         }
     )
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -210,7 +172,7 @@ def _named(job: ScoreJob) -> dict[str, Path]:
     return {str(job.plans): job.plans, str(job.against): job.against}
 
 
-def _prepared(job: ScoreJob, dataset: Dataset) -> PreparedStore:
+def _prepared(job: ScoreJob, dataset: Dataset, for_each: ForEach) -> PreparedStore:
     folder = (job.prepared or cache_folder(dataset, job.split)).resolve()
     log.info("score: prepared scenes in %s", folder)
     seed = 0  # of shifted views, which are not made here; a folder that an experiment filled has its own
@@ -220,7 +182,7 @@ def _prepared(job: ScoreJob, dataset: Dataset) -> PreparedStore:
         seed = manifest.seed
         if manifest.config.get("split") == all_windows(split):  # from which the scenes of the split were chosen
             split = all_windows(split)
-    return prepare_split(dataset, split, None, folder, seed)
+    return prepare_split(dataset, split, None, folder, seed, for_each=for_each)
 
 
 def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadToken]:
@@ -229,24 +191,10 @@ def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadTo
     return [BadToken("", token, "left out with a scene of its pair") for token in left_out if token not in known]
 
 
-def _write(job: ScoreJob, judged: _Judged, bad: Sequence[BadToken], evaluator: Fingerprint) -> None:
-    tables: dict[str, Sequence[Mapping[str, object]]] = {
-        "results.csv": judged.rows,
-        "frames.csv": [line for name, split in judged.scores.items() for line in frame_rows(name, split)],
-    }
-    for name, table in tables.items():
-        write_csv(job.output / name, table)
-        write_fingerprint(job.output / name, evaluator)
-    (job.output / BAD_TOKENS_NAME).unlink(missing_ok=True)  # of an earlier call
-    if bad:
-        rows = [{"file": item.file, "token": item.token, "reason": item.reason} for item in bad]
-        write_csv(job.output / BAD_TOKENS_NAME, rows)
-
-
-def _show(job: ScoreJob, judged: _Judged, bad: Sequence[BadToken], caption: str) -> None:
+def _show(job: ScoreJob, judgement: Judgement, bad: Sequence[BadToken]) -> None:
     console = Console(width=140)
-    console.print(judged.render(judged.rows, f"True EPDMS on {job.split}", caption))
-    first, *others = judged.rows
+    console.print(judgement.table)
+    first, *others = judgement.rows
     for other in (str(row["policy"]) for row in others):
         gap = [first.get(f"minus_{other}{part}") for part in ("", "_low", "_high")]
         interval = "one group: no interval" if None in gap else f"{gap[0]:+.2f} [{gap[1]:+.2f}, {gap[2]:+.2f}]"

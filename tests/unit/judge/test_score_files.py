@@ -1,9 +1,8 @@
-"""Plans from files on small logs, without Ray: what is scored, what is named, and with which exit status."""
+"""Plans from files on small logs: what is scored, what is named, and with which exit status."""
 
 import csv
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,48 +13,20 @@ import pytest
 from irl_vla.cli.commands import score as command
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset
-from irl_vla.dataset.scenes import scene_refs, split_logs
+from irl_vla.dataset.scenes import scene_refs
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
+from irl_vla.judge import score_files as score
 from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
-from irl_vla.judge.one_stage import score_here
 from irl_vla.judge.plan_file import write_plans
-from irl_vla.judge.prepare import KIND, SCHEMA, FailedScene, prepare_log
-from irl_vla.judge.two_stage import score_pairs_here
-from irl_vla.ledger.files import Manifest
-from irl_vla.stages import score
-from irl_vla.stages.score import BadToken, ScoreJob, score_files
-from irl_vla.stages.session import RayConfig
+from irl_vla.judge.prepare import FailedScene
+from irl_vla.judge.score_files import BadToken, ScoreJob, score_files
 from tests.unit.dataset.example import LOG, write_example
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
 from tests.unit.epdms.straight_road import plan
 
 OTHER = LOG.replace("veh-01", "veh-02")
-
-
-def prepare(dataset: Dataset, split: str, views: None, folder: Path, seed: int) -> PreparedStore:
-    """As ``prepare_split``, in this process and without looking for what is there."""
-    failed: list[FailedScene] = []
-    for log in split_logs(dataset, split):
-        scenes, lost = prepare_log(dataset, split, log, None, views, seed=seed)
-        failed += lost
-        write_shard(folder / f"{log}.arrow", scenes)
-    logs = dict.fromkeys(split_logs(dataset, split), "1")
-    Manifest(KIND, SCHEMA, {}, seed, logs, {"failed": [asdict(item) for item in failed]}).write(folder)
-    return PreparedStore.open(folder)
-
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def session(config: RayConfig) -> Iterator[None]:
-        yield
-
-    for name, value in {"ray_session": session, "prepare_split": prepare, "score_split": score_here}.items():
-        monkeypatch.setattr(score, name, value)
-    monkeypatch.setattr(score, "score_pairs", score_pairs_here)
 
 
 @pytest.fixture
@@ -76,7 +47,6 @@ def job(folder: Path, plans: dict[str, Floats], against: dict[str, Floats] | Non
         "prepared": folder / "prepared",
         "scorer": ScorerConfig(),
         "output": folder / "out",
-        "ray": RayConfig(),
         "samples": 100,
     }
     return ScoreJob(**settings | changes)
@@ -105,6 +75,14 @@ def test_all_frames_are_scored(dataset: Dataset, tmp_path: Path, capsys: pytest.
     assert read_fingerprint(tmp_path / "out" / "results.csv") == expected
     assert expected.short in capsys.readouterr().out
     assert not (tmp_path / "out" / "bad_tokens.csv").exists()
+
+
+def test_processes_write_the_same_tables(dataset: Dataset, tmp_path: Path) -> None:
+    plans = {token: plan(8.0 + number) for number, token in enumerate(tokens(dataset))}
+    for name, workers in (("one", 1), ("two", 2)):
+        score_files(job(tmp_path, plans, workers=workers, prepared=tmp_path / f"{name}_store", output=tmp_path / name))
+    for table in ("results.csv", "frames.csv"):
+        assert (tmp_path / "two" / table).read_text() == (tmp_path / "one" / table).read_text()
 
 
 def test_bad_tokens_are_named_and_the_rest_is_scored(dataset: Dataset, tmp_path: Path) -> None:
@@ -200,7 +178,16 @@ def test_the_exit_status_tells(left_out: Sequence[int], status: int, dataset: Da
     write_plans(tmp_path / "p.parquet", plans)
     parser = ArgumentParser()
     command.add_arguments(parser)
-    folders = ["--data", str(tmp_path / "data"), "--prepared", str(tmp_path / "s"), "--output", str(tmp_path / "o")]
+    folders = [
+        "--data",
+        str(tmp_path / "data"),
+        "--prepared",
+        str(tmp_path / "s"),
+        "--output",
+        str(tmp_path / "o"),
+        "--workers",
+        "1",
+    ]
     assert command.run(parser.parse_args([str(tmp_path / "p.parquet"), "--split", "train", *folders])) == status
     absent = [str(tmp_path / "absent.parquet"), "--split", "train", *folders]
     assert command.run(parser.parse_args(absent)) == 2

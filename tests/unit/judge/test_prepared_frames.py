@@ -6,8 +6,7 @@ import pytest
 
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
-from irl_vla.judge.one_stage import FrameId
-from irl_vla.judge.validation import prepared_frames
+from irl_vla.judge.one_stage import FrameId, prepared_frames
 from tests.unit.reward.roads import write_world
 
 
@@ -24,20 +23,20 @@ def frame(number: int) -> FrameId:
 def test_frames_that_are_not_prepared_are_counted_and_named(
     store: PreparedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert prepared_frames([frame(0), frame(7), frame(1)], store) == [frame(0), frame(1)]
-    assert "1 of 3 frames have no prepared scene and are left out: 0000000000000007" in caplog.text
+    assert prepared_frames(store, [frame(0), frame(7), frame(1)], "val") == [frame(0), frame(1)]
+    assert "split val: 1 of 3 scenes are not prepared and left out: 0000000000000007" in caplog.text
     caplog.clear()
-    assert prepared_frames([frame(1)], store) == [frame(1)]
+    assert prepared_frames(store, [frame(1)], "val") == [frame(1)]
     assert not caplog.text
 
 
 def test_a_long_list_is_cut(store: PreparedStore, caplog: pytest.LogCaptureFixture) -> None:
-    prepared_frames([frame(number) for number in range(20)], store)
-    assert "18 of 20 frames" in caplog.text
+    prepared_frames(store, [frame(number) for number in range(20)], "val")
+    assert "18 of 20 scenes" in caplog.text
     assert "000b, ..." in caplog.text
     assert "000c" not in caplog.text
 
 
 def test_a_foreign_store_is_an_error(store: PreparedStore) -> None:
-    with pytest.raises(SceneError, match="expected prepared scenes of 1 frames, found none"):
-        prepared_frames([frame(9)], store)
+    with pytest.raises(SceneError, match="expected prepared scenes of 1 frames of split val, found none"):
+        prepared_frames(store, [frame(9)], "val")

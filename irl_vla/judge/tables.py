@@ -1,0 +1,180 @@
+"""Scores as rows, terminal tables and files, of one stage and of two."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from irl_vla.geometry import Floats
+from irl_vla.judge.intervals import Interval, group_bootstrap
+from irl_vla.judge.one_stage import SplitScores
+from irl_vla.judge.two_stage import STAGES, PairScores
+from irl_vla.ledger.files import atomic_path, write_text
+from irl_vla.scene import SUBSCORES
+
+
+def one_stage_rows(
+    scores: Mapping[str, SplitScores], against: Sequence[str], samples: int, seed: int
+) -> list[dict[str, float | str]]:
+    """One row a policy: sub-scores, EPDMS with its interval, and paired differences to the policies in ``against``.
+
+    Differences are over the frames that both policies were judged on; none is given without two groups of them.
+
+    Values are percentages points of EPDMS times 100, as the benchmark prints them.
+    """
+    rows = []
+    for name, split in scores.items():
+        row: dict[str, float | str] = {"policy": name}
+        row |= {column: 100 * value for column, value in split.means().items()}
+        if len(set(split.groups)) > 1:
+            interval = group_bootstrap(100 * split.score, split.groups, np.random.default_rng(seed), samples)
+            row |= {"epdms_low": interval.low, "epdms_high": interval.high}
+            for other in against:
+                if other in scores and other != name and _common_groups(split, scores[other]) > 1:
+                    gap = difference(split, scores[other], np.random.default_rng(seed), samples)
+                    row |= {
+                        f"minus_{other}": 100 * gap.mean,
+                        f"minus_{other}_low": 100 * gap.low,
+                        f"minus_{other}_high": 100 * gap.high,
+                    }
+        rows.append(row)
+    return rows
+
+
+def two_stage_rows(
+    scores: Mapping[str, PairScores], against: Sequence[str], samples: int, seed: int
+) -> list[dict[str, float | str]]:
+    """One row a policy, times 100: the combined result without a prefix, then both stages with theirs.
+
+    Intervals and paired differences (of the combined score) resample groups of independence, not scenes. Differences
+    need policies that were scored on the same pairs.
+    """
+    rows = []
+    for name, found in scores.items():
+        row: dict[str, float | str] = {"policy": name}
+        for stage in STAGES:
+            prefix = "" if stage == "combined" else f"{stage}_"
+            row |= {f"{prefix}{column}": 100 * value for column, value in found.means(stage).items()}
+            if len(set(found.groups)) > 1:
+                values = 100 * found.scores(stage)
+                interval = group_bootstrap(values, found.groups, np.random.default_rng(seed), samples)
+                row |= {f"{prefix}epdms_low": interval.low, f"{prefix}epdms_high": interval.high}
+        for other in against:
+            if other in scores and other != name and _paired(found, scores[other]):
+                gaps = 100 * (found.scores("combined") - scores[other].scores("combined"))
+                gap = group_bootstrap(gaps, found.groups, np.random.default_rng(seed), samples)
+                row |= {f"minus_{other}": gap.mean, f"minus_{other}_low": gap.low, f"minus_{other}_high": gap.high}
+        rows.append(row)
+    return rows
+
+
+def difference(better: SplitScores, baseline: SplitScores, rng: np.random.Generator, samples: int) -> Interval:
+    """Paired difference of the final score over the frames that both have, with its interval over groups.
+
+    Raises:
+        ValueError: if the common frames are of fewer than two groups.
+    """
+    position = {frame.token: index for index, frame in enumerate(baseline.frames)}
+    common = [index for index, frame in enumerate(better.frames) if frame.token in position]
+    order = [position[better.frames[index].token] for index in common]
+    groups = [better.frames[index].group for index in common]
+    return group_bootstrap(better.score[common] - baseline.score[order], groups, rng, samples)
+
+
+def one_stage_table(rows: Sequence[Mapping[str, float | str]], title: str, caption: str) -> Table:
+    """The result rows as a terminal table."""
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for column in (*SUBSCORES, "EPDMS", "95 %"):
+        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
+    for row in rows:
+        cells = ["none" if np.isnan(float(row[column])) else f"{row[column]:.1f}" for column in SUBSCORES]
+        interval = f"{row['epdms_low']:.1f}–{row['epdms_high']:.1f}" if "epdms_low" in row else "one group"
+        table.add_row(str(row["policy"]), *cells, f"{row['epdms']:.2f}", interval)
+    return table
+
+
+def two_stage_table(rows: Sequence[Mapping[str, float | str]], title: str, caption: str) -> Table:
+    """The rows of :func:`two_stage_rows` as a terminal table with a line a stage."""
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    for column in (*SUBSCORES, "EPDMS", "95 %"):
+        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
+    for row in rows:
+        for stage in (*STAGES[1:], STAGES[0]):
+            prefix = "" if stage == "combined" else f"{stage}_"
+            cells = [f"{row[prefix + column]:.1f}" for column in SUBSCORES]
+            low, high = (row.get(f"{prefix}epdms_{side}") for side in ("low", "high"))
+            interval = "one group" if low is None else f"{low:.1f}–{high:.1f}"
+            name = str(row["policy"]) if stage == STAGES[1] else ""
+            table.add_row(name, stage.replace("_", " "), *cells, f"{row[prefix + 'epdms']:.2f}", interval)
+    return table
+
+
+def frame_rows(name: str, split: SplitScores) -> list[dict[str, object]]:
+    """One row a frame for the CSV: token, log, group, kind, sub-scores, score, and where it lost points."""
+    return [
+        {"policy": name, "token": frame.token, "log": frame.log_name, "group": frame.group, "kind": frame.kind}
+        | dict(zip(SUBSCORES, values.tolist(), strict=True))
+        | {"score": float(score), "lost": points_lost(judged)}
+        for frame, values, score, judged in zip(split.frames, split.subscores, split.score, split.judged, strict=True)
+    ]
+
+
+def points_lost(judged: Floats) -> str:
+    """The sub-scores (9,) that kept a frame from a score of 1, e.g. "nc=0 ep=0.62"; empty where none did."""
+    lost = ((name, value) for name, value in zip(SUBSCORES, judged.tolist(), strict=True) if value < 1)
+    return " ".join(f"{name}={np.floor(1000 * value) / 1000:g}" for name, value in lost)  # never rounded up to 1
+
+
+def log_rows(scores: Mapping[str, SplitScores]) -> list[dict[str, object]]:
+    """Mean score of every policy in every log, in two stages over the frames of both."""
+    rows: list[dict[str, object]] = []
+    for name, split in scores.items():
+        logs = np.array([frame.log_name for frame in split.frames])
+        for log_name in sorted(set(logs.tolist())):
+            here = logs == log_name
+            rows.append(
+                {
+                    "policy": name,
+                    "log": log_name,
+                    "frames": int(here.sum()),
+                    "epdms": 100 * float(split.score[here].mean()),
+                }
+            )
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows atomically; columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_judged_plans(path: Path, scores: Mapping[str, SplitScores]) -> None:
+    """Plans and scores by policy and token, for the report's pictures."""
+    values = {
+        name: {
+            frame.token: {"plan": np.round(plan, 4).tolist(), "score": float(score)}
+            for frame, plan, score in zip(split.frames, split.plans, split.score, strict=True)
+        }
+        for name, split in scores.items()
+    }
+    write_text(path, json.dumps(values))
+
+
+def _common_groups(left: SplitScores, right: SplitScores) -> int:
+    tokens = {frame.token for frame in right.frames}
+    return len({frame.group for frame in left.frames if frame.token in tokens})
+
+
+def _paired(left: PairScores, right: PairScores) -> bool:
+    same = [frame.token for frame in left.split.frames] == [frame.token for frame in right.split.frames]
+    return same and len(set(left.groups)) > 1
