@@ -30,6 +30,7 @@ from irl_vla.judge.one_stage import (
     write_csv,
 )
 from irl_vla.judge.plan_file import PlanFile, read_plan_file
+from irl_vla.judge.plan_inspection import inspect_files
 from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
 from irl_vla.judge.two_stage import render_stages, score_pairs, two_stage_rows, usable_pairs
 from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
@@ -37,6 +38,7 @@ from irl_vla.stages.judge import GENERATED, REAL
 from irl_vla.stages.session import RayConfig, ray_session
 
 BAD_TOKENS_NAME: Final = "bad_tokens.csv"
+PLAN_FAULTS_NAME: Final = "plan_faults.json"
 _SHOWN: Final = 10
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,9 @@ class _Judged:
 def score_files(job: ScoreJob) -> list[BadToken]:
     """Writes ``results.csv``, ``frames.csv`` and, for tokens that could not be judged, ``bad_tokens.csv``.
 
+    What is wrong with all plans of a file (mirrored, shifted, in another unit) is a warning, and in
+    ``plan_faults.json``.
+
     A two-stage split is judged by the two-stage rule.
 
     Returns:
@@ -118,6 +123,7 @@ def score_files(job: ScoreJob) -> list[BadToken]:
     pairs = read_split(dataset, job.split).stage_pairs
     with ray_session(job.ray):
         store = _prepared(job, dataset)
+        inspect_files(store, files, job.output / PLAN_FAULTS_NAME)
         fit, bad = usable(frames, files, {item.token: item.reason for item in failed_scenes(store.folder)})
         if pairs:
             whole, left_out = usable_pairs(pairs, [frame.token for frame in fit])

@@ -1,6 +1,8 @@
 """Plans from files on small logs, without Ray: what is scored, what is named, and with which exit status."""
 
 import csv
+import json
+import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +123,32 @@ def test_bad_tokens_are_named_and_the_rest_is_scored(dataset: Dataset, tmp_path:
     assert read_fingerprint(tmp_path / "out" / "results.csv").frames == len(rest)
     score_files(job(tmp_path, dict.fromkeys(tokens(dataset), plan(10.0))))
     assert not (tmp_path / "out" / "bad_tokens.csv").exists(), "that of the earlier call would mislead"
+
+
+def test_what_is_wrong_with_all_plans_is_said_once_and_recorded(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = tokens(dataset)
+    record = tmp_path / "out" / "plan_faults.json"
+    late = np.concatenate([np.zeros((1, 3)), plan(10.0)[:-1]])
+    assert score_files(job(tmp_path, dict.fromkeys(known, late), dict.fromkeys(known, plan(10.0)))) == []
+    (finding,) = json.loads(record.read_text())["mine"]
+    assert finding["code"] == "current_pose"
+    assert [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING] == [
+        f"mine as a whole: {finding['message']}"
+    ]
+    assert "(6 of 6 plans" in finding["message"]
+    assert score_files(job(tmp_path, dict.fromkeys(known, plan(10.0)))) == []
+    assert not record.exists(), "that of the earlier call would mislead"
+
+
+def test_rows_that_are_refused_are_looked_at_too(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = {token: plan(10.0) * [100, 100, 1] for token in tokens(dataset)}
+    with pytest.raises(SceneError, match="not one can be judged"):
+        score_files(job(tmp_path, plans))
+    assert "are they in centimetres?" in caplog.text
 
 
 def test_scenes_that_cannot_be_prepared_are_bad_tokens(
