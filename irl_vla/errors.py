@@ -31,3 +31,7 @@ class CheckpointError(IrlVlaError):
 
 class ClusterError(IrlVlaError):
     """Ray cannot be reached or lost what a stage needs: names the address and the remedy."""
+
+
+class StorageError(IrlVlaError):
+    """A path or URI cannot be read or written: names it, the cause and the remedy."""

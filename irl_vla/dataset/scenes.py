@@ -17,7 +17,7 @@ from irl_vla.dataset.splits import LogLayout, SceneRef, Split, StagePair, read_l
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.scene import Scene
 
-__all__ = ["SceneRef", "iter_scenes", "load_scene", "scene_refs", "split_logs"]
+__all__ = ["SceneRef", "iter_scenes", "load_scene", "logs_of", "scene_refs", "split_logs"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,12 @@ def split_logs(dataset: Dataset, split: str) -> list[str]:
     Raises:
         LogFormatError: if the log folder, or a log that the split names, is missing.
     """
-    selection = read_split(dataset, split)
+    return logs_of(dataset, read_split(dataset, split))
+
+
+def logs_of(dataset: Dataset, selection: Split) -> list[str]:
+    """As :func:`split_logs`, of a split that has been read."""
+    split = selection.name
     folder = dataset.log_folder(selection.data_split)
     present = sorted(path.stem for path in folder.glob("*.pkl"))
     if not present:

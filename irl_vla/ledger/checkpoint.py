@@ -13,10 +13,12 @@ from torch import Tensor
 
 from irl_vla.config import Config
 from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import MANIFEST_NAME, Manifest, atomic_path, file_hash, read_manifest
+from irl_vla.ledger.artefact import Artefact, Identity, require_record
+from irl_vla.ledger.files import file_hash
+from irl_vla.ledger.storage import RECORD_NAME, Location
 
 KIND: Final = "checkpoint"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,10 @@ class Checkpoint:
     Attributes:
         state_dicts: module name to its weights, on the CPU.
         config: resolved configuration of the model.
-        fingerprint: of the manifest, which holds the hashes of the weights.
+        fingerprint: of its identity, which holds the hashes of the weights.
     """
 
-    folder: Path
+    folder: Location
     stage: str
     state_dicts: Mapping[str, Mapping[str, Tensor]]
     config: Mapping[str, Any]
@@ -54,7 +56,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: Location | Path,
     stage: str,
     state_dicts: Mapping[str, Mapping[str, Tensor]],
     config: Config,
@@ -67,27 +69,18 @@ def save_checkpoint(
         state_dicts: module name to weights; a file each.
         config: what a reader needs to build the modules.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    weights = {}
-    for name, state in state_dicts.items():
-        path = folder / f"{name}.safetensors"
-        # Tied weights share memory, which safetensors refuses: a copy each.
-        whole = {
-            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()
-        }
-        with atomic_path(path) as temporary:
-            safetensors.torch.save_file(whole, temporary)
-        weights[name] = file_hash(path)
+    place = Location.of(folder)
+    (place / RECORD_NAME).delete()
+    weights = {name: _write_weights(place / f"{name}.safetensors", state) for name, state in state_dicts.items()}
     values = config.model_dump(mode="json")
-    extra = {"stage": stage, "weights": weights, "facts": dict(provenance.extra)}
-    manifest = Manifest(KIND, SCHEMA, values, provenance.seed, dict(provenance.inputs), extra)
-    manifest.write(folder)
-    log.info("checkpoint of %s: %s", stage, folder)
-    return Checkpoint(folder, stage, state_dicts, values, provenance, manifest.fingerprint)
+    settings = {"stage": stage, "model": values, "weights": weights}
+    identity = Identity(KIND, SCHEMA, settings, provenance.inputs, {"seed": provenance.seed})
+    record = Artefact(place, identity, _remedy(stage)).finish(provenance.extra)
+    log.info("checkpoint of %s: %s", stage, place)
+    return Checkpoint(place, stage, state_dicts, values, provenance, record.fingerprint)
 
 
-def load_checkpoint(folder: Path, *stages: str, modules: Collection[str] | None = None) -> Checkpoint:
+def load_checkpoint(folder: Location | Path, *stages: str, modules: Collection[str] | None = None) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
@@ -97,34 +90,47 @@ def load_checkpoint(folder: Path, *stages: str, modules: Collection[str] | None 
     Raises:
         CheckpointError: if it is missing, not whole, of another stage or schema, or its weights were changed.
     """
-    remedy = f"run `irl-vla {_command(stages[0])}`"
-    manifest = read_manifest(folder, KIND, SCHEMA, remedy)
-    found = manifest.extra["stage"]
+    place, remedy = Location.of(folder), _remedy(stages[0])
+    record = require_record(place, KIND, SCHEMA, remedy)
+    settings = record.identity.settings
+    found = settings["stage"]
     if found not in stages:
         expected = " or ".join(map(repr, stages))
-        raise CheckpointError(f"{folder}: expected a checkpoint of stage {expected}, found one of {found!r}; {remedy}")
+        raise CheckpointError(f"{place}: expected a checkpoint of stage {expected}, found one of {found!r}; {remedy}")
     states = {
-        name: _load_weights(folder / f"{name}.safetensors", expected, remedy)
-        for name, expected in manifest.extra["weights"].items()
+        name: _load_weights(place / f"{name}.safetensors", expected, remedy)
+        for name, expected in settings["weights"].items()
         if modules is None or name in modules
     }
-    provenance = Provenance(manifest.seed, manifest.inputs, manifest.extra["facts"])
-    return Checkpoint(folder, found, states, manifest.config, provenance, manifest.fingerprint)
+    provenance = Provenance(record.identity.seeds["seed"], record.identity.inputs, record.facts)
+    return Checkpoint(place, found, states, settings["model"], provenance, record.fingerprint)
 
 
-def _command(stage: str) -> str:
+def _remedy(stage: str) -> str:
     """The command that makes a stage's checkpoints; "pretrain.ego_mlp" is a by-product of "pretrain"."""
-    return stage.partition(".")[0].replace("_", "-")
+    return f"run `irl-vla {stage.partition('.')[0].replace('_', '-')}`"
 
 
-def _load_weights(path: Path, expected: str, remedy: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected weights, found no file; {remedy}")
+def _write_weights(place: Location, state: Mapping[str, Tensor]) -> str:
+    """Writes one module's weights; returns the hash of the file."""
+    # Tied weights share memory, which safetensors refuses: a copy each.
+    whole = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    with place.writing() as path:
+        safetensors.torch.save_file(whole, path)
+        return file_hash(path)
+
+
+def _load_weights(place: Location, expected: str, remedy: str) -> dict[str, Tensor]:
+    if not place.exists():
+        raise CheckpointError(f"{place}: expected weights, found no file; {remedy}")
+    path = place.local()
     found = file_hash(path)
     if found != expected:
-        raise CheckpointError(f"{path}: expected weights of hash {expected}, found {found}; the file changed: {remedy}")
+        raise CheckpointError(
+            f"{place}: expected weights of hash {expected}, found {found}; the file changed: {remedy}"
+        )
     try:
         weights: dict[str, Tensor] = safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: expected safetensors, found: {error}; {remedy}") from error
+        raise CheckpointError(f"{place}: expected safetensors, found: {error}; {remedy}") from error
     return weights

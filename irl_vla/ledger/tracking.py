@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from irl_vla.config import Config
-from irl_vla.errors import IrlVlaError
-from irl_vla.ledger.files import write_text
+from irl_vla.errors import ConfigError, IrlVlaError
+from irl_vla.ledger.artefact import flatten
+from irl_vla.ledger.storage import Location
 
 _PARENT_FILE = "mlflow_parent.txt"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -72,10 +73,11 @@ class StageRun:
         for start in range(0, len(rows), _PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=rows[start : start + _PARAMS_PER_CALL])
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    def artifact(self, place: Location | Path, folder: str | None = None) -> None:
         """Uploads a file or a folder."""
         if self.client is None:
             return
+        path = Location.of(place).local()
         upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         upload(self.run_id, str(path), artifact_path=folder)
 
@@ -88,7 +90,7 @@ class StageRun:
 
 @contextmanager
 def stage_run(
-    config: TrackingConfig, folder: Path, name: str, stage: str, params: Mapping[str, Any]
+    config: TrackingConfig, folder: Location, name: str, stage: str, params: Mapping[str, Any]
 ) -> Iterator[StageRun]:
     """Opens the child run of a stage below the pipeline's parent run; a run that did not finish is taken up again.
 
@@ -115,11 +117,12 @@ def stage_run(
     client.set_terminated(run.run_id, "FINISHED")
 
 
-def open_store(config: TrackingConfig, folder: Path) -> tuple[Any, str]:
+def open_store(config: TrackingConfig, folder: Location) -> tuple[Any, str]:
     """Returns a client and the experiment's id; creates an SQLite store on first use (call it in the driver first).
 
     Raises:
         IrlVlaError: if the tracking server does not answer.
+        ConfigError: if results lie in an object store, which cannot hold an SQLite file, and no server is named.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
@@ -127,29 +130,23 @@ def open_store(config: TrackingConfig, folder: Path) -> tuple[Any, str]:
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    local = (folder / "mlflow.db").resolve()
-    uri = config.uri or f"sqlite:///{local}"
+    if config.uri is None and not folder.is_local:
+        raise ConfigError(
+            f"runs are recorded beside the results by default, which is not possible at {folder}: name a server or a "
+            "local file by tracking.uri (e.g. sqlite:////home/me/mlflow.db), or set tracking.enabled=false"
+        )
+    if config.uri is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    uri = config.uri or f"sqlite:///{folder.path / 'mlflow.db'}"
     try:
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is not None:
             return client, experiment.experiment_id
-        place = None if config.uri else (folder / "mlflow").resolve().as_uri()
+        place = None if config.uri else (folder.path / "mlflow").as_uri()
         return client, client.create_experiment(config.experiment, artifact_location=place)
     except MlflowException as error:
         raise IrlVlaError(f"tracking store {uri}: {error}; check tracking.uri or set tracking.enabled=false") from error
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a nested mapping, e.g. ``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def child_runs(client: Any, experiment_id: str, parent: str) -> Sequence[Any]:
@@ -159,7 +156,7 @@ def child_runs(client: Any, experiment_id: str, parent: str) -> Sequence[Any]:
     return runs
 
 
-def _parent(client: Any, experiment_id: str, folder: Path, name: str) -> str:
+def _parent(client: Any, experiment_id: str, folder: Location, name: str) -> str:
     path = folder / _PARENT_FILE
     if path.exists():
         known = path.read_text().strip()
@@ -167,7 +164,7 @@ def _parent(client: Any, experiment_id: str, folder: Path, name: str) -> str:
             return known
     run_id: str = client.create_run(experiment_id, run_name=name).info.run_id
     client.set_terminated(run_id, "FINISHED")  # a title for its children; it has no work of its own to finish
-    write_text(path, run_id)
+    path.write_text(run_id)
     return run_id
 
 

@@ -9,7 +9,9 @@ import torch
 from irl_vla.dataset.config import SensorConfig
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
-from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.checkpoint import KIND
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import collate
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.vla import Policy
@@ -43,22 +45,23 @@ def plan_of(policy: Policy, observation: Observation) -> Floats:
     return plan
 
 
-def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint that a path stands for: itself, the best of a seed's folder, or that of an only seed.
+def checkpoint_folder(place: Location | Path) -> Location:
+    """The checkpoint that a place stands for: itself, the best of a seed's folder, or that of an only seed.
 
     Raises:
         CheckpointError: if there is none, or an experiment has several seeds.
     """
-    for folder in (path, *(path / name for name in _BEST_FIRST)):
-        if (folder / MANIFEST_NAME).is_file():
+    root = Location.of(place)
+    for folder in (root, *(root / name for name in _BEST_FIRST)):
+        record = find_record(folder)
+        if record is not None and record.identity.kind == KIND:
             return folder
-    seeds = sorted(path.glob("seed-*"))
+    seeds = [name for name in root.children() if name.startswith("seed-")]
     if len(seeds) == 1:
-        return checkpoint_folder(seeds[0])
+        return checkpoint_folder(root / seeds[0])
     if seeds:
-        names = ", ".join(seed.name for seed in seeds)
-        raise CheckpointError(f"{path}: expected one training seed, found {names}; name the folder of one")
+        raise CheckpointError(f"{root}: expected one training seed, found {', '.join(seeds)}; name the folder of one")
     raise CheckpointError(
-        f"{path}: expected a policy's checkpoint, or the folder of a seed with {' or '.join(_BEST_FIRST)}, found "
-        f"{'no such folder' if not path.is_dir() else 'neither'}; run `irl-vla pretrain` or correct the path"
+        f"{root}: expected a policy's checkpoint, or the folder of a seed with {' or '.join(_BEST_FIRST)}, found "
+        f"{'neither' if root.exists() else 'no such folder'}; run `irl-vla pretrain` or correct the path"
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from irl_vla.config import validated
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import ObservationBatch, SceneTokens
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.config import EncoderConfig
@@ -70,7 +71,7 @@ def perception_hash(encoder: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_policy(policy: Policy, folder: Path, config: PolicyConfig, provenance: Provenance) -> Checkpoint:
+def save_policy(policy: Policy, folder: Location | Path, config: PolicyConfig, provenance: Provenance) -> Checkpoint:
     """Writes the checkpoint of imitation."""
     inputs = {**provenance.inputs, _PERCEPTION_INPUT: perception_hash(policy.encoder)}
     states = {"encoder": policy.encoder.state_dict(), "chain": policy.chain.state_dict()}
@@ -79,7 +80,9 @@ def save_policy(policy: Policy, folder: Path, config: PolicyConfig, provenance: 
     )
 
 
-def save_finetuned(chain: DenoisingChain, source: Path, folder: Path, provenance: Provenance) -> Checkpoint:
+def save_finetuned(
+    chain: DenoisingChain, source: Location | Path, folder: Location | Path, provenance: Provenance
+) -> Checkpoint:
     """Writes a policy with a fine-tuned chain and the encoder of the checkpoint that it started from.
 
     The chain's own settings (the floor it explored with, in particular) are recorded.
@@ -104,7 +107,7 @@ def save_finetuned(chain: DenoisingChain, source: Path, folder: Path, provenance
     )
 
 
-def load_policy(folder: Path) -> tuple[Policy, PolicyConfig]:
+def load_policy(folder: Location | Path) -> tuple[Policy, PolicyConfig]:
     """Reads a policy of imitation or fine-tuning, ready for inference.
 
     Raises:
@@ -119,7 +122,7 @@ def load_policy(folder: Path) -> tuple[Policy, PolicyConfig]:
 
 
 def load_chain(
-    folder: Path, sigma_floor_m: float | None = None, *, perception_hash: str | None = None
+    folder: Location | Path, sigma_floor_m: float | None = None, *, perception_hash: str | None = None
 ) -> DenoisingChain:
     """Reads the denoising chain of a policy alone, for work on a token bank.
 

@@ -4,7 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 from irl_vla.policy.planner_config import DecoderConfig
 
 _POSES: Final = 8  # as in ``scene``, which costs numpy and shapely to import
@@ -78,9 +78,9 @@ class LabelConfig(Config):
     """
 
     proposals: ProposalConfig = ProposalConfig()
-    rows_per_shard: int = Field(default=128, gt=0)
-    rows_per_chain_batch: int = Field(default=32, gt=0)
-    workers: int = Field(default=1, gt=0)
+    rows_per_shard: int = speed_only(128, gt=0)
+    rows_per_chain_batch: int = speed_only(32, gt=0)
+    workers: int = speed_only(1, gt=0)
 
 
 class HeadWeights(Config):
@@ -137,10 +137,10 @@ class RewardTrainConfig(Config):
     warmup_fraction: float = Field(default=0.05, gt=0.0, lt=1.0)
     grad_norm: float = Field(default=1.0, gt=0.0)
     holdout_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
-    checkpoint_every: int = Field(default=200, gt=0)
-    max_failures: int = Field(default=2, ge=0)
+    checkpoint_every: int = speed_only(200, gt=0)
+    max_failures: int = speed_only(2, ge=0)
     workers: int = Field(default=1, gt=0)
-    use_gpu: bool = False
+    use_gpu: bool = speed_only(False)
 
 
 class BackendConfig(Config):
@@ -154,8 +154,8 @@ class BackendConfig(Config):
     """
 
     kind: Literal["rwm", "scorer", "vocabulary", "mix"] = "rwm"
-    actors: int = Field(default=0, ge=0)
-    scenes_in_memory: int = Field(default=2048, gt=0)
+    actors: int = speed_only(0, ge=0)
+    scenes_in_memory: int = speed_only(2048, gt=0)
     mix_scorer: float = Field(default=0.25, gt=0.0, lt=1.0)
-    plans_per_batch: int = Field(default=4096, gt=0)
+    plans_per_batch: int = speed_only(4096, gt=0)
     computed_comfort: bool = True

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from irl_vla.config import validated
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.checkpoint import load_checkpoint
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
 from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.reward.config import RewardModelConfig
@@ -102,7 +103,7 @@ def predict_subscores(models: tuple[RewardWorldModel, ...], tokens: Tensor, plan
     return torch.stack(parts).mean(dim=0)
 
 
-def load_reward_model(folder: Path, bank: TokenBank) -> tuple[RewardWorldModel, ...]:
+def load_reward_model(folder: Location | Path, bank: TokenBank) -> tuple[RewardWorldModel, ...]:
     """Loads the members of a reward checkpoint, ready to score.
 
     Raises:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 from irl_vla.reward.config import BackendConfig, RewardWeights
 
 
@@ -48,7 +48,7 @@ class FinetuneConfig(Config):
     env_runners: int = Field(0, ge=0)
     average: float = Field(0.9, ge=0.0, lt=1.0)
     validate_every: int = Field(10, gt=0)
-    checkpoint_every: int = Field(10, gt=0)
+    checkpoint_every: int = speed_only(10, gt=0)
     max_progress_loss: float = Field(0.02, ge=0.0)
     patience: int = Field(1000, gt=0)
     weights: RewardWeights = RewardWeights()
@@ -66,7 +66,7 @@ class SweepConfig(Config):
     """
 
     trials: int = Field(12, gt=0)
-    concurrent: int = Field(2, gt=0)
+    concurrent: int = speed_only(2, gt=0)
     iterations: int = Field(40, gt=0)
     safety: tuple[float, float] = (0.25, 4.0)
     comfort: tuple[float, float] = (0.25, 4.0)

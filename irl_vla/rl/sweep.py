@@ -17,6 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 from irl_vla.errors import ClusterError
 from irl_vla.judge.validation import ValidationSpec, open_validator
 from irl_vla.ledger.files import write_text
+from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import TrackingConfig, stage_run
 from irl_vla.rl.config import SweepConfig
 from irl_vla.rl.finetune import Watch, best_row, finetune, read_history
@@ -45,7 +46,7 @@ class SweepJob:
     config: SweepConfig
     tracking: TrackingConfig
     folder: Path
-    root: Path
+    root: Location
     name: str
 
 

@@ -1,39 +1,39 @@
-"""Where every stage's results lie, what each is made from, and what it needs opened."""
+"""Where every stage's results lie, what each is made from, and what it needs opened.
 
+runs/<name>/shared/             prepared scenes and encoded samples, the same for all seeds
+runs/<name>/seed-<seed>/<stage> what a stage makes, with its record (``irl_vla.ledger.artefact``)
+"""
+
+import logging
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.stages.experiment import Experiment, StageFolder
+from irl_vla.errors import ConfigError, LogFormatError
+from irl_vla.ledger.artefact import Artefact, Identity, find_record
+from irl_vla.ledger.storage import Location
+from irl_vla.stages.experiment import Experiment
 
 if TYPE_CHECKING:
+    from irl_vla.dataset.fingerprint import DatasetFingerprint
     from irl_vla.dataset.layout import Dataset
     from irl_vla.epdms.store import PreparedStore
     from irl_vla.judge.validation import ValidationSpec
     from irl_vla.rl.task import TaskSpec
 
-#: Settings by section that decide how fast a result is reached, not which: a run may be taken up with others.
-_HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
-    "pretrain": {
-        "samples": {"workers": True},
-        "threads_per_worker": True,
-        "use_gpu": True,
-        "max_failures": True,
-        "log_every": True,
-    },
-    "label": {"workers": True},
-    "train_reward": {"use_gpu": True, "max_failures": True},
-    "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
-}
-
+_SCHEMA: Final = 1
 #: Trained policies: name to checkpoint below the folder of a seed; its first part is the stage that makes it.
 TRAINED: Final[Mapping[str, str]] = {
     "imitation": "pretrain/policy",
     "control": "finetune/control",
     "finetuned": "finetune/checkpoint",
 }
+
+log = logging.getLogger(__name__)
 
 
 def title(experiment: Experiment) -> str:
@@ -60,6 +60,15 @@ def dataset(experiment: Experiment) -> "Dataset":
     return Dataset(found.root.resolve(), found.maps_root.resolve(), found.splits_root.resolve())
 
 
+def fingerprint(experiment: Experiment, *splits: str) -> "DatasetFingerprint":
+    """What some splits of the dataset hold; read once a process, and quickly where it was read before.
+
+    Raises:
+        ConfigError, LogFormatError: if a split or one of its logs is missing.
+    """
+    return _fingerprint(dataset(experiment), tuple(sorted(set(splits))))
+
+
 def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     """The prepared scenes of a split, made where they are missing; the training split includes shifted views.
 
@@ -74,37 +83,35 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
     source = all_windows(split) if narrowed else split
-    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed)
+    return prepare_split(dataset(experiment), source, shifted, folder.path, experiment.data_seed)
 
 
-def pretrain(experiment: Experiment) -> StageFolder:
+def pretrain(experiment: Experiment) -> Artefact:
     """Imitation: policy checkpoint, token banks, ego-status baseline."""
     sections = {"model": experiment.model, "views": experiment.views, "pretrain": experiment.pretrain}
-    return _stage(experiment, "pretrain", {**sections, "data": experiment.data}, {})
+    splits = {"train": experiment.data.train, "val": experiment.data.val}
+    return _stage(experiment, "pretrain", sections, _training_data(experiment), {"data": splits})
 
 
-def label(experiment: Experiment) -> StageFolder:
+def label(experiment: Experiment) -> Artefact:
     """The label set."""
-    inputs = {"pretrain": pretrain(experiment).require("pretrain")}
-    return _stage(experiment, "label", {"label": experiment.label}, inputs)
+    return _stage(experiment, "label", {"label": experiment.label}, _after(pretrain(experiment)))
 
 
-def train_reward(experiment: Experiment) -> StageFolder:
+def train_reward(experiment: Experiment) -> Artefact:
     """The reward world model."""
-    inputs = {"label": label(experiment).require("label")}
-    return _stage(experiment, "train_reward", {"train_reward": experiment.train_reward}, inputs)
+    return _stage(experiment, "train_reward", {"train_reward": experiment.train_reward}, _after(label(experiment)))
 
 
-def finetune(experiment: Experiment) -> StageFolder:
+def finetune(experiment: Experiment) -> Artefact:
     """The fine-tuned policy and its control."""
-    inputs = {"train_reward": train_reward(experiment).require("train_reward")}
-    return _stage(experiment, "finetune", {"finetune": experiment.finetune}, inputs)
+    return _stage(experiment, "finetune", {"finetune": experiment.finetune}, _after(train_reward(experiment)))
 
 
-def sweep(experiment: Experiment) -> StageFolder:
+def sweep(experiment: Experiment) -> Artefact:
     """The trials of the sweep."""
-    inputs = {"train_reward": train_reward(experiment).require("train_reward")}
-    return _stage(experiment, "sweep", {"finetune": experiment.finetune, "sweep": experiment.sweep}, inputs)
+    sections = {"finetune": experiment.finetune, "sweep": experiment.sweep}
+    return _stage(experiment, "sweep", sections, _after(train_reward(experiment)))
 
 
 def require_policies(experiment: Experiment) -> None:
@@ -116,17 +123,32 @@ def require_policies(experiment: Experiment) -> None:
     made_by = {name: path.partition("/")[0] for name, path in TRAINED.items()} | {"ego_mlp": "pretrain"}
     stages = {"pretrain": pretrain, "finetune": finetune}
     for stage in dict.fromkeys(made_by[name] for name in experiment.evaluate.policies if name in made_by):
-        stages[stage](experiment).require(stage)
+        stages[stage](experiment).require()
 
 
-def policy_path(experiment: Experiment) -> Path:
+def stage_folder(experiment: Experiment, stage: str) -> Location:
+    """Folder of a stage's results."""
+    return experiment.folder / stage
+
+
+def policy_path(experiment: Experiment) -> Location:
     """Checkpoint of imitation."""
-    return pretrain(experiment).path / "policy"
+    return stage_folder(experiment, "pretrain") / "policy"
 
 
-def bank_path(experiment: Experiment, split: str) -> Path:
+def bank_path(experiment: Experiment, purpose: str) -> Location:
     """Token bank of "train", "val" or "test"."""
-    return pretrain(experiment).path / "banks" / split
+    return stage_folder(experiment, "pretrain") / "banks" / purpose
+
+
+def labels_path(experiment: Experiment) -> Location:
+    """The label set."""
+    return stage_folder(experiment, "label") / "set"
+
+
+def reward_path(experiment: Experiment) -> Location:
+    """Checkpoint of the reward world model."""
+    return stage_folder(experiment, "train_reward") / "checkpoint"
 
 
 def training_scorer(experiment: Experiment) -> ScorerConfig:
@@ -142,11 +164,11 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
     from irl_vla.rl.task import TaskSpec
 
     return TaskSpec(
-        policy=policy_path(experiment),
-        bank=bank_path(experiment, "train"),
-        reward=train_reward(experiment).path / "checkpoint",
-        labels=label(experiment).path,
-        prepared=experiment.shared / "prepared" / experiment.data.train,
+        policy=policy_path(experiment).path,
+        bank=bank_path(experiment, "train").path,
+        reward=reward_path(experiment).path,
+        labels=labels_path(experiment).path,
+        prepared=experiment.shared.path / "prepared" / experiment.data.train,
         scorer=training_scorer(experiment),
         config=experiment.finetune,
         seed=experiment.seed,
@@ -158,12 +180,79 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
     from irl_vla.judge.validation import ValidationSpec
 
     store = prepared(experiment, experiment.data.val)
-    reward = train_reward(experiment).path / "checkpoint"
-    return ValidationSpec(bank_path(experiment, "val"), store.folder, reward, training_scorer(experiment))
+    return ValidationSpec(
+        bank_path(experiment, "val").path, store.folder, reward_path(experiment).path, training_scorer(experiment)
+    )
 
 
-def _stage(experiment: Experiment, name: str, sections: dict[str, Config], inputs: Mapping[str, str]) -> StageFolder:
-    judged = sections | {"evaluate.scorer": training_scorer(experiment)}  # labels plans, or chooses the best state
-    values = {key: section.model_dump(mode="json", exclude=_HOW_FAST.get(key)) for key, section in judged.items()}
+def _stage(
+    experiment: Experiment,
+    name: str,
+    sections: Mapping[str, Config],
+    inputs: Mapping[str, str],
+    values: Mapping[str, Any] | None = None,
+) -> Artefact:
+    judged = {**sections, "evaluate.scorer": training_scorer(experiment)}  # labels plans, or chooses the best state
+    settings = {key: section.decisive() for key, section in judged.items()} | dict(values or {})
     seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
-    return StageFolder(experiment.folder / name, values | seeds, inputs)
+    identity = Identity(f"stage {name}", _SCHEMA, settings, inputs, seeds)
+    return Artefact(stage_folder(experiment, name), identity, f"run `irl-vla {name.replace('_', '-')}`")
+
+
+def _after(stage: Artefact) -> dict[str, str]:
+    """The input that a finished stage is.
+
+    Raises:
+        CheckpointError: if it is not whole.
+    """
+    return {stage.folder.name: stage.require().fingerprint}
+
+
+def _training_data(experiment: Experiment) -> dict[str, str]:
+    """Fingerprint, part by part, of what imitation learns from and chooses by.
+
+    Where this data is not at hand (a finished policy is judged on another split, or its data moved away), that of the
+    record stands in.
+
+    Raises:
+        ConfigError, LogFormatError: if the data is not at hand and nothing was made from it.
+    """
+    try:
+        found = fingerprint(experiment, experiment.data.train, experiment.data.val)
+    except (ConfigError, LogFormatError) as error:
+        record = find_record(stage_folder(experiment, "pretrain"))
+        if record is None or not record.whole:
+            raise
+        log.info("the data that the policy was trained on is not at hand (%s); its record stands in", error)
+        return dict(record.identity.inputs)
+    return {f"dataset.{part}": str(value) for part, value in asdict(found).items()}
+
+
+def made_from(experiment: Experiment) -> "dict[str, DatasetFingerprint]":
+    """Fingerprint of the data that each seed's policy was trained on, by its folder's name."""
+    from irl_vla.dataset.fingerprint import DatasetFingerprint
+
+    found = {}
+    for name in experiment.root.children():
+        record = find_record(experiment.root / name / "pretrain") if name.startswith("seed-") else None
+        if record is not None:
+            parts = {key.removeprefix("dataset."): value for key, value in record.identity.inputs.items()}
+            generator = None if parts["generator"] == str(None) else parts["generator"]
+            found[f"{name}/pretrain"] = DatasetFingerprint(
+                **(parts | {"logs": int(parts["logs"]), "generator": generator})  # type: ignore[arg-type]
+            )
+    return found
+
+
+def forget_data() -> None:
+    """Data was written in this process: what was read of it before is read again."""
+    _fingerprint.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(found: "Dataset", splits: tuple[str, ...]) -> "DatasetFingerprint":
+    from irl_vla.dataset.fingerprint import dataset_fingerprint
+    from irl_vla.dataset.maps.cache import cache_folder
+
+    maps = cache_folder()
+    return dataset_fingerprint(found, splits, None if maps is None else maps.parent)

@@ -192,17 +192,17 @@ def planned(
         elif name == "ego_mlp":
             yield name, _ego_mlp(experiment)
         else:
-            bank = TokenBank.open(folders.bank_path(experiment, "test"))
+            bank = TokenBank.open(folders.bank_path(experiment, "test").path)
             chain = load_chain(experiment.folder / folders.TRAINED[name], perception_hash=bank.perception_hash)
             yield name, bank_plans(chain, bank)
 
 
 def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores], name: str) -> dict[str, float]:
     """For trained policies, the reward model's opinion beside the truth (both without EC, times 100)."""
-    if name not in folders.TRAINED or not (folders.train_reward(experiment).path / "checkpoint").exists():
+    if name not in folders.TRAINED or not folders.reward_path(experiment).exists():
         return {}
-    path = folders.bank_path(experiment, "test")
-    backend = make_backend(BackendConfig(kind="rwm"), path, model=folders.train_reward(experiment).path / "checkpoint")
+    path = folders.bank_path(experiment, "test").path
+    backend = make_backend(BackendConfig(kind="rwm"), path, model=folders.reward_path(experiment).path)
     predicted, true = opinions(TokenBank.open(path), backend, scores[name])
     return {"predicted": 100 * predicted, "true": 100 * true}
 
@@ -251,9 +251,9 @@ def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequen
 
 
 def _ego_mlp(experiment: Experiment) -> dict[str, Floats]:
-    bank = TokenBank.open(folders.bank_path(experiment, "test"))
+    bank = TokenBank.open(folders.bank_path(experiment, "test").path)
     rows = np.flatnonzero(bank.view == ORIGINAL)
-    model = load_ego_mlp(folders.pretrain(experiment).path / "ego_mlp")
+    model = load_ego_mlp(folders.stage_folder(experiment, "pretrain") / "ego_mlp")
     plans = ego_mlp_plans(model, bank.ego_history[rows], bank.command[rows])
     return {str(bank.token[row]): plan for row, plan in zip(rows, plans, strict=True)}
 

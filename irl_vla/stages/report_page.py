@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 
 def write_report(experiment: Experiment, dataset: Dataset) -> Path:
     """Writes ``report/index.html`` below the experiment's folder of all seeds; returns its path."""
-    folder = experiment.root / "report"
-    seeds = sorted(path for path in experiment.root.glob("seed-*") if (path / "evaluate" / "results.csv").exists())
+    folder = experiment.root.path / "report"
+    seeds = sorted(path for path in experiment.root.path.glob("seed-*") if (path / "evaluate" / "results.csv").exists())
     sections = []
     if len(seeds) > 1:
         rows = pooled_rows(seeds, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
@@ -145,7 +145,7 @@ def _imitation_history(seed: Path) -> list[dict[str, float]]:
 
 
 def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> list[Path]:
-    path = experiment.folder / "evaluate" / "plans.json"
+    path = experiment.folder.path / "evaluate" / "plans.json"
     if not path.exists():
         return []
     plans = json.loads(path.read_text())

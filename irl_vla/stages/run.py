@@ -1,47 +1,30 @@
-"""The stages, each a function of the experiment; the command line and cluster jobs start here.
+"""The stages, each a function of the experiment.
 
 A stage that is whole is left alone, one that was interrupted goes on where it stopped. Heavy libraries are imported by
 the stage that needs them.
 """
 
-import argparse
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Final
 
-from irl_vla.cli.outcome import exit_status
 from irl_vla.config import Config
+from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
-from irl_vla.stages.experiment import Experiment, StageFolder, load_experiment
-from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, training_scorer, validation_spec
+from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.folders import (
+    bank_path,
+    labels_path,
+    policy_path,
+    prepared,
+    task_spec,
+    training_scorer,
+    validation_spec,
+)
 
 log = logging.getLogger(__name__)
-
-
-def main(stage: str, arguments: Sequence[str]) -> int:
-    """Entry of a cluster job: ``CONFIG [key=value ...]``; returns the exit status of :func:`execute`."""
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}", description=STAGES[stage].__doc__)
-    parser.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
-    options = parser.parse_args(arguments)
-    return execute(stage, options.config, options.overrides)
-
-
-def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
-    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
-
-    def work() -> None:
-        experiment = load_experiment(config, overrides)
-        if print_config:
-            sys.stdout.write(experiment.to_yaml())
-        else:
-            STAGES[stage](experiment)
-
-    return exit_status(work)
 
 
 def generate(experiment: Experiment) -> None:
@@ -51,9 +34,15 @@ def generate(experiment: Experiment) -> None:
         return
     from irl_vla.stages.select import select
     from irl_vla.world.generate import generate as write_world
+    from irl_vla.world.identity import require_replaceable, will_generate, world_manifest
 
-    write_world(experiment.generate.world, folders.data_root(experiment), experiment.data_seed)
-    select(experiment, experiment.generate.selection)
+    settings, root, seed = experiment.generate, folders.data_root(experiment), experiment.data_seed
+    planned = world_manifest(settings.world, seed)
+    if will_generate(root, planned, settings.replace):
+        require_replaceable(folders.made_from(experiment), planned, settings.replace)
+    write_world(settings.world, root, seed, settings.replace)
+    select(experiment, settings.selection)
+    folders.forget_data()
 
 
 def pretrain(experiment: Experiment) -> None:
@@ -62,7 +51,7 @@ def pretrain(experiment: Experiment) -> None:
     if _is_done(stage, "pretrain"):
         return
     dataset = folders.dataset(experiment)
-    folder = stage.begin()
+    folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.train.imitation import PretrainInputs
         from irl_vla.train.imitation import pretrain as imitate
@@ -75,7 +64,7 @@ def pretrain(experiment: Experiment) -> None:
             scorer=training_scorer(experiment),
             views=experiment.views,
             data_seed=experiment.data_seed,
-            samples=experiment.shared / "samples",
+            samples=experiment.shared.path / "samples",
         )
         policy = imitate(
             inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics
@@ -89,13 +78,15 @@ def label(experiment: Experiment) -> None:
     stage = folders.label(experiment)
     if _is_done(stage, "label"):
         return
-    folder = stage.begin()
+    stage.begin()
     with _session(experiment), _tracked(experiment, "label", experiment.label) as run:
         from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
 
         store = prepared(experiment, experiment.data.train)
-        inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
-        labels = write_labels(inputs, folder, experiment.label, training_scorer(experiment), experiment.seed)
+        inputs = LabelInputs(bank_path(experiment, "train").path, store.folder, policy_path(experiment).path)
+        labels = write_labels(
+            inputs, labels_path(experiment).path, experiment.label, training_scorer(experiment), experiment.seed
+        )
         run.metrics(mean_labels(labels))
     stage.finish()
 
@@ -105,13 +96,13 @@ def train_reward(experiment: Experiment) -> None:
     stage = folders.train_reward(experiment)
     if _is_done(stage, "train_reward"):
         return
-    folder = stage.begin()
+    folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "train-reward", experiment.train_reward) as run:
         from irl_vla.train.reward_model import train_reward as fit
 
         checkpoint = fit(
-            bank_path(experiment, "train"),
-            folders.label(experiment).path,
+            bank_path(experiment, "train").path,
+            labels_path(experiment).path,
             experiment.train_reward,
             folder,
             seed=experiment.seed,
@@ -128,7 +119,7 @@ def finetune(experiment: Experiment) -> None:
     stage = folders.finetune(experiment)
     if _is_done(stage, "finetune"):
         return
-    folder = stage.begin()
+    folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
         from irl_vla.rl.finetune import Watch
@@ -140,7 +131,7 @@ def finetune(experiment: Experiment) -> None:
         config = experiment.finetune
         members = 2 if config.pair_frames else 1
         imitate_on(
-            policy_path(experiment),
+            policy_path(experiment).path,
             spec.bank,
             folder / "control",
             steps=config.iterations * config.minibatches * config.epochs,
@@ -159,7 +150,7 @@ def finetune(experiment: Experiment) -> None:
 def sweep(experiment: Experiment) -> None:
     """Searches the reward weights; trials are ranked by the true score."""
     stage = folders.sweep(experiment)
-    folder = stage.begin()
+    folder = stage.begin().path
     with _session(experiment), _tracked(experiment, "sweep", experiment.sweep) as run:
         from irl_vla.rl.sweep import SweepJob
         from irl_vla.rl.sweep import sweep as search
@@ -184,7 +175,7 @@ def sweep(experiment: Experiment) -> None:
 def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
     folders.require_policies(experiment)
-    dataset, folder = folders.dataset(experiment), experiment.folder / "evaluate"
+    dataset, folder = folders.dataset(experiment), experiment.folder.path / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.stages.judge import write_evaluation
@@ -230,8 +221,8 @@ def _tracked(experiment: Experiment, stage: str, section: Config) -> AbstractCon
     return stage_run(experiment.tracking, experiment.folder, folders.title(experiment), stage, params)
 
 
-def _is_done(stage: StageFolder, name: str) -> bool:
-    done = stage.is_whole
+def _is_done(stage: Artefact, name: str) -> bool:
+    done = stage.is_whole()
     if done:
-        log.info("%s: whole already (%s)", name, stage.path)
+        log.info("%s: whole already (%s)", name, stage.folder)
     return done

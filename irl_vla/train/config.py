@@ -2,7 +2,7 @@
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 
 
 class SampleConfig(Config):
@@ -17,7 +17,7 @@ class SampleConfig(Config):
 
     view_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
     allow_missing_sensors: bool = False
-    workers: NonNegativeInt = 1
+    workers: int = speed_only(1, ge=0)
 
 
 class EgoMlpConfig(Config):
@@ -60,9 +60,9 @@ class ImitationConfig(Config):
     validate_every: PositiveInt = 500
     validation_logs: NonNegativeInt = 16
     workers: PositiveInt = 1
-    threads_per_worker: NonNegativeInt = 0
-    use_gpu: bool = False
-    max_failures: NonNegativeInt = 2
-    log_every: PositiveInt = 20
+    threads_per_worker: int = speed_only(0, ge=0)
+    use_gpu: bool = speed_only(False)
+    max_failures: int = speed_only(2, ge=0)
+    log_every: int = speed_only(20, gt=0)
     samples: SampleConfig = SampleConfig()
     ego_mlp: EgoMlpConfig = EgoMlpConfig()

@@ -15,6 +15,7 @@ from torch.nn import functional
 from irl_vla.config import validated
 from irl_vla.geometry import Floats
 from irl_vla.ledger.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PLAN_SIZE, PlanCodec
 from irl_vla.scene import COMMAND_NAMES
 from irl_vla.train.config import EgoMlpConfig
@@ -96,12 +97,12 @@ def ego_mlp_plans(model: EgoMlp, history: NDArray[np.float32], command: NDArray[
     return plans.numpy().astype(np.float64)
 
 
-def save_ego_mlp(model: EgoMlp, folder: Path, config: EgoMlpConfig, provenance: Provenance) -> None:
+def save_ego_mlp(model: EgoMlp, folder: Location | Path, config: EgoMlpConfig, provenance: Provenance) -> None:
     """Writes the baseline's checkpoint."""
     save_checkpoint(folder, STAGE, {"ego_mlp": model.state_dict()}, config, provenance)
 
 
-def load_ego_mlp(folder: Path) -> EgoMlp:
+def load_ego_mlp(folder: Location | Path) -> EgoMlp:
     """Reads the baseline.
 
     Raises:

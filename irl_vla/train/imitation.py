@@ -154,7 +154,7 @@ def pretrain(
     trained.to("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
     for name in SPLITS:
         write_bank(trained.encoder, samples[name], folder / "banks" / name, seed)
-    return checkpoint.folder
+    return checkpoint.folder.path
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from irl_vla.errors import ClusterError
+from irl_vla.ledger.files import atomic_path
 
 #: Receives metrics and the step that they belong to.
 Report = Callable[[Mapping[str, float], int], None]
@@ -108,7 +109,8 @@ def report_state(state: Mapping[str, Any], metrics: Mapping[str, float]) -> None
         ray.train.report(dict(metrics))
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(dict(state), Path(folder) / _STATE_NAME)
+        with atomic_path(Path(folder) / _STATE_NAME) as temporary:
+            torch.save(dict(state), temporary)
         ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

@@ -18,7 +18,6 @@ from typing import Any, Final
 #: omegaconf comes with hydra and is left out with it.
 DEVKIT_LIBRARIES: Final = (
     "aioboto3",
-    "aiofiles",
     "bokeh",
     "boto3",
     "botocore",

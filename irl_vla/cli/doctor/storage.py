@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
+from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root
 from irl_vla.world.config import WorldConfig
@@ -41,14 +43,14 @@ class Need:
     """
 
     stage: str
-    folder: Path
+    folder: Location
     size_bytes: float
     whole: bool
 
     @property
     def missing_bytes(self) -> float:
         """What is still to be written."""
-        return 0.0 if self.whole else max(self.size_bytes - _size(self.folder), 0.0)
+        return 0.0 if self.whole else max(self.size_bytes - self.folder.size_bytes(), 0.0)
 
 
 def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
@@ -60,14 +62,15 @@ def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
     found = []
     if experiment.generate is not None:
         root = data_root(experiment)
-        found.append(Need("generate", root, world_bytes(experiment.generate), (root / MANIFEST_NAME).exists()))
+        there = (root / MANIFEST_NAME).exists()
+        found.append(Need("generate", Location.of(root), world_bytes(experiment.generate), there))
     prepared_bytes = _REAL_PREPARED_BYTES if experiment.generate is None else _PREPARED_BYTES
     names = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
     for role, count in scenes.items():
         views = 1 + experiment.views.count if role == "train" else 1
         folder = experiment.shared / "prepared" / names[role]
         size = float(count * views * prepared_bytes)
-        found.append(Need(f"prepare {names[role]}", folder, size, (folder / MANIFEST_NAME).exists()))
+        found.append(Need(f"prepare {names[role]}", folder, size, _is_whole(folder)))
     if len(scenes) == 3:
         found += _training(experiment, scenes)
     return found
@@ -91,10 +94,11 @@ def world_bytes(world: WorldConfig) -> float:
 
 
 def disk_findings(found: Sequence[Need]) -> list[Finding]:
-    """Free space of every file system that is written to, against what is still to be written there."""
+    """Free space of every local file system that is written to, against what is still to be written there."""
     by_device: dict[int, list[Need]] = defaultdict(list)
     for need in found:
-        by_device[_existing(need.folder).stat().st_dev].append(need)
+        if need.folder.is_local:
+            by_device[_existing(need.folder.path).stat().st_dev].append(need)
     return [_disk_finding(group) for group in by_device.values()]
 
 
@@ -105,8 +109,12 @@ def tracking_finding(experiment: Experiment) -> Finding:
         return Finding("tracking", "ok", "switched off")
     if config.uri is not None and config.uri.startswith("http"):
         return _server_finding(config.uri)
-    path = experiment.folder / "mlflow.db"
-    if config.uri is not None:
+    if config.uri is None and not experiment.folder.is_local:
+        found = f"runs cannot be recorded beside the results, which lie at {experiment.folder}"
+        return Finding("tracking", "problem", found, "set tracking.uri, or tracking.enabled=false")
+    if config.uri is None:
+        path = experiment.folder.path / "mlflow.db"
+    else:
         path = Path(config.uri.removeprefix("sqlite:///").removeprefix("file://"))
     if not os.access(_existing(path), os.W_OK) or not os.access(_existing(path.parent), os.W_OK):
         return Finding("tracking", "problem", f"{path} cannot be written", "set tracking.uri, or runs=FOLDER")
@@ -124,7 +132,7 @@ def _training(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
     seen = rows + scenes["val"] + scenes["test"]
     a_sample = _SAMPLE_REST_BYTES + 3 * len(cameras.names) * cameras.height_px * cameras.width_px
     folder, proposals = experiment.folder, experiment.label.proposals.count
-    pretrained = (folder / "pretrain" / "finished.json").exists()
+    pretrained = _is_whole(folder / "pretrain")
     return [
         Need("samples", experiment.shared / "samples", float(seen * a_sample), pretrained),
         Need("token banks", folder / "pretrain" / "banks", float(seen * _BANK_ROW_BYTES), pretrained),
@@ -132,14 +140,14 @@ def _training(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
             "labels",
             folder / "label",
             float(rows * proposals * _LABEL_BYTES),
-            (folder / "label" / "finished.json").exists(),
+            _is_whole(folder / "label"),
         ),
-        Need("checkpoints", folder, float(_CHECKPOINT_BYTES), (folder / "finetune" / "finished.json").exists()),
+        Need("checkpoints", folder, float(_CHECKPOINT_BYTES), _is_whole(folder / "finetune")),
     ]
 
 
 def _disk_finding(group: Sequence[Need]) -> Finding:
-    place = _existing(group[0].folder)
+    place = _existing(group[0].folder.path)
     free, wanted = shutil.disk_usage(place).free, sum(need.missing_bytes for need in group)
     parts = ", ".join(f"{need.stage} {_text(need.missing_bytes)}" for need in group if need.missing_bytes)
     found = f"{place}: {_text(free)} free, about {_text(wanted)} to be written" + (f" ({parts})" if parts else "")
@@ -165,8 +173,9 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _is_whole(folder: Location) -> bool:
+    record = find_record(folder)
+    return record is not None and record.whole
 
 
 def _text(size_bytes: float) -> str:

@@ -8,13 +8,14 @@ from torch import nn
 from irl_vla.config import Config
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from irl_vla.ledger.storage import Location
 
 
 class Size(Config):
     width: int = 3
 
 
-def save(folder: Path, stage: str = "pretrain") -> dict[str, torch.Tensor]:
+def save(folder: Path | Location, stage: str = "pretrain") -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     state = nn.Linear(3, 2).state_dict()
     save_checkpoint(
@@ -46,7 +47,7 @@ def test_wrong_stage_names_both(tmp_path: Path) -> None:
 
 
 def test_missing_changed_or_foreign_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no manifest"):
+    with pytest.raises(CheckpointError, match=r"found no artefact\.json"):
         load_checkpoint(tmp_path / "nowhere", "pretrain")
     save(tmp_path / "a")
     (tmp_path / "a" / "policy.safetensors").write_bytes(b"other")
@@ -56,7 +57,19 @@ def test_missing_changed_or_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint(tmp_path / "a", "pretrain")
     save(tmp_path / "b")
-    manifest = tmp_path / "b" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
-    with pytest.raises(CheckpointError, match="schema 1"):
+    record = tmp_path / "b" / "artefact.json"
+    values = json.loads(record.read_text())
+    values["identity"]["schema"] = 99
+    record.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="expected schema 2 of checkpoint, found 99"):
         load_checkpoint(tmp_path / "b", "pretrain")
+
+
+def test_checkpoints_live_in_an_object_store_too(bucket: Location, tmp_path: Path) -> None:
+    folder = bucket / tmp_path.name
+    save(folder)
+    save(folder)  # replaced
+    loaded = load_checkpoint(folder, "pretrain")
+    save(tmp_path / "local")
+    assert loaded.fingerprint == load_checkpoint(tmp_path / "local", "pretrain").fingerprint
+    assert set(folder.children()) == {"artefact.json", "policy.safetensors"}

@@ -1,5 +1,6 @@
 """The devkit's agent, run inside a stand-in of the devkit on a generated world."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from irl_vla.dataset.safe_pickle import read_pickle
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.errors import CheckpointError, ConfigError, SceneError
 from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.storage import Location
 from irl_vla.navsim.agent import CONFIG_PATH, devkit_readings, irl_vla_agent
 from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PlanCodec
@@ -252,16 +254,16 @@ def test_the_unrelated_package_is_recognised(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_checkpoints_are_found_in_the_folders_of_an_experiment(seed_folder: Path, tmp_path: Path) -> None:
     imitation = seed_folder / "pretrain" / "policy"
-    assert checkpoint_folder(imitation) == imitation
-    assert checkpoint_folder(seed_folder) == checkpoint_folder(seed_folder.parent) == imitation
+    assert checkpoint_folder(imitation) == Location.of(imitation)
+    assert checkpoint_folder(seed_folder) == checkpoint_folder(seed_folder.parent) == Location.of(imitation)
     with pytest.raises(CheckpointError, match="found no such folder; run `irl-vla pretrain`"):
         checkpoint_folder(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="found neither"):
         checkpoint_folder(tmp_path)
     for name in ("finetune/checkpoint", "pretrain/policy"):
-        (tmp_path / "seed-0" / name).mkdir(parents=True)
-        (tmp_path / "seed-0" / name / "manifest.json").touch()
-    assert checkpoint_folder(tmp_path) == tmp_path / "seed-0" / "finetune/checkpoint", "fine-tuned before imitation"
+        shutil.copytree(imitation, tmp_path / "seed-0" / name)
+    best = Location.of(tmp_path / "seed-0" / "finetune" / "checkpoint")
+    assert checkpoint_folder(tmp_path) == best, "fine-tuned before imitation"
     (tmp_path / "seed-1").mkdir()
     with pytest.raises(CheckpointError, match="expected one training seed, found seed-0, seed-1"):
         checkpoint_folder(tmp_path)

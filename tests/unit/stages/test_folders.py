@@ -1,23 +1,34 @@
 """What binds the result of a stage, and what does not."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from irl_vla.dataset.fingerprint import DatasetFingerprint
 from irl_vla.errors import CheckpointError, ConfigError
+from irl_vla.ledger.artefact import Artefact
 from irl_vla.stages import folders
-from irl_vla.stages.experiment import Experiment, StageFolder
+from irl_vla.stages.experiment import Experiment
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(name="x", runs=tmp_path, data={"root": tmp_path / "data"})
+    return Experiment(name="x", runs=str(tmp_path), data={"root": tmp_path / "data"})
 
 
-def finish(stage: StageFolder) -> None:
-    (stage.begin() / "result").touch()
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, DatasetFingerprint]:
+    """What the data set holds, to be changed by tests."""
+    found = {"now": DatasetFingerprint("generated", 3, "logs", "maps", "splits", "sensors", "world")}
+    monkeypatch.setattr(folders, "fingerprint", lambda experiment, *splits: found["now"])
+    return found
+
+
+def finish(stage: Artefact) -> None:
+    (stage.begin() / "result").write_text("")
     stage.finish()
 
 
@@ -46,7 +57,7 @@ def finish_all(experiment: Experiment) -> None:
 )
 def test_a_run_may_go_on_with_other_machinery(experiment: Experiment, override: dict[str, Any]) -> None:
     finish_all(experiment)
-    assert folders.finetune(experiment.with_overrides(override)).is_whole
+    assert folders.finetune(experiment.with_overrides(override)).is_whole()
 
 
 @pytest.mark.parametrize(
@@ -68,20 +79,50 @@ def test_whatever_changes_a_result_binds_it(experiment: Experiment, override: di
     finish_all(experiment)
     changed = experiment.with_overrides(override)
     if stage is None:
-        assert not folders.pretrain(changed).is_whole, "another seed has a folder of its own"
+        assert not folders.pretrain(changed).is_whole(), "another seed has a folder of its own"
         return
     with pytest.raises(ConfigError, match=next(iter(override)).replace(".", r"\.")):
-        assert stage(changed).is_whole
+        assert stage(changed).is_whole()
     with pytest.raises(ConfigError, match=next(iter(override)).replace(".", r"\.")):
-        assert folders.finetune(changed).is_whole, "what comes after it is bound too"
+        assert folders.finetune(changed).is_whole(), "what comes after it is bound too"
 
 
 def test_a_sweep_is_bound_by_its_ranges(experiment: Experiment) -> None:
     finish_all(experiment)
     finish(folders.sweep(experiment))
-    assert folders.sweep(experiment).is_whole
+    assert folders.sweep(experiment).is_whole()
     with pytest.raises(ConfigError, match=r"sweep\.safety"):
         folders.sweep(experiment.with_overrides({"sweep.safety": (1.0, 2.0)})).begin()
+
+
+@pytest.mark.parametrize("part", ["log_files", "maps", "splits", "sensors", "generator"])
+def test_a_stage_knows_its_data(experiment: Experiment, data: dict[str, DatasetFingerprint], part: str) -> None:
+    finish_all(experiment)
+    data["now"] = replace(data["now"], **{part: "other"})
+    for stage in (folders.pretrain, folders.finetune, folders.require_policies):
+        with pytest.raises(ConfigError, match=rf"inputs\.dataset\.{part}: .* then, 'other' now"):
+            result = stage(experiment)
+            result.is_whole()
+
+
+def test_a_finished_policy_is_judged_where_its_training_data_is_not(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_all(experiment)
+
+    def absent(experiment: Experiment, *splits: str) -> DatasetFingerprint:
+        raise ConfigError("no split 'train'")
+
+    monkeypatch.setattr(folders, "fingerprint", absent)
+    folders.require_policies(experiment.with_overrides({"data.test": "navtest", "data.root": "/elsewhere"}))
+    with pytest.raises(ConfigError, match="no split 'train'"):
+        folders.pretrain(experiment.with_overrides({"seed": 7}))
+
+
+def test_what_was_made_is_listed_with_its_data(experiment: Experiment, data: dict[str, DatasetFingerprint]) -> None:
+    finish_all(experiment)
+    finish(folders.pretrain(experiment.with_overrides({"seed": 4})))
+    assert folders.made_from(experiment) == {"seed-0/pretrain": data["now"], "seed-4/pretrain": data["now"]}
 
 
 def test_stages_depend_on_the_one_before(experiment: Experiment) -> None:
@@ -143,7 +184,7 @@ def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeyp
         "val_all": None,
         "test_all": None,
     }
-    assert asked["val_all"][1:] == (experiment.shared / "prepared" / "val", experiment.data_seed)
+    assert asked["val_all"][1:] == (experiment.shared.path / "prepared" / "val", experiment.data_seed)
     folders.prepared(experiment.with_overrides({"views.count": 0}), "train")
     assert asked["train_all"][0] is None
 
@@ -163,6 +204,6 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
 
 def test_what_depends_on_the_seed_lies_in_its_folder(experiment: Experiment) -> None:
     other = experiment.with_overrides({"seed": 5})
-    assert folders.policy_path(other).is_relative_to(other.folder)
+    assert str(folders.policy_path(other)).startswith(f"{other.folder}/")
     assert folders.bank_path(other, "val") == other.folder / "pretrain" / "banks" / "val"
     assert other.shared == experiment.shared

@@ -10,6 +10,7 @@ import pytest
 
 from irl_vla.cli.doctor import storage
 from irl_vla.cli.doctor.storage import Need, disk_findings, needs, tracking_finding, training_rows, world_bytes
+from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
 
 SCENES = {"train": 100, "val": 10, "test": 20}
@@ -50,12 +51,13 @@ def test_a_world_grows_with_logs_and_sensors(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    assert Need("x", folder, 1000.0, whole=False).missing_bytes == 1000
+    place = Location.of(folder)
+    assert Need("x", place, 1000.0, whole=False).missing_bytes == 1000
     folder.mkdir(parents=True)
     (folder / "part").write_bytes(b"0" * 400)
-    assert Need("x", folder, 1000.0, whole=False).missing_bytes == 600
-    assert Need("x", folder, 100.0, whole=False).missing_bytes == 0
-    assert Need("x", folder, 1000.0, whole=True).missing_bytes == 0
+    assert Need("x", place, 1000.0, whole=False).missing_bytes == 600
+    assert Need("x", place, 100.0, whole=False).missing_bytes == 0
+    assert Need("x", place, 1000.0, whole=True).missing_bytes == 0
 
 
 @pytest.mark.parametrize(("free", "level"), [(10_000, "ok"), (1100, "warning"), (900, "problem")])
@@ -63,7 +65,7 @@ def test_free_space_is_held_against_needs(
     free: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    first, second = (Need(name, tmp_path / name, 500.0, whole=False) for name in "ab")
+    first, second = (Need(name, Location.of(tmp_path / name), 500.0, whole=False) for name in "ab")
     (finding,) = disk_findings([first, second])
     assert finding.level == level
 
@@ -72,7 +74,7 @@ def test_an_sqlite_store_is_looked_at(tmp_path: Path) -> None:
     subject = experiment(tmp_path)
     assert tracking_finding(subject).level == "ok"
     assert not (tmp_path / "runs").exists(), "looking makes nothing"
-    path = subject.folder / "mlflow.db"
+    path = subject.folder.path / "mlflow.db"
     path.parent.mkdir(parents=True)
     path.write_text("no data base, and longer than the hundred bytes of a header" * 10)
     assert tracking_finding(subject).level == "problem"
@@ -96,3 +98,9 @@ def test_a_server_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
     finding = tracking_finding(experiment(tmp_path, tracking={"uri": f"http://127.0.0.1:{port}"}))
     assert finding.level == "problem"
     assert "tracking.uri" in finding.remedy
+
+
+def test_results_in_an_object_store_need_no_disk_but_a_place_for_tracking() -> None:
+    subject = Experiment(name="x", runs="s3://bucket/runs", tracking={"uri": None})
+    assert tracking_finding(subject).level == "problem"
+    assert disk_findings([Need("labels", subject.folder, 1e18, whole=True)]) == []

@@ -1,0 +1,151 @@
+"""Artefacts in parts: one shard a log, made by Ray Data actors anywhere on the cluster, each a whole file or none.
+
+Nobody shares a file, so nothing is lost on a network file system; a job that was stopped goes on with the shards that
+are missing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from irl_vla.errors import ClusterError, IrlVlaError
+from irl_vla.ledger.storage import Location
+
+#: Without a terminal, progress is logged this often.
+_SAY_EVERY_S: Final = 20.0
+
+log = logging.getLogger(__name__)
+
+
+class ShardWriter(Protocol):
+    """Writes whole shards in an actor; made once there, from what :func:`write_shards` was given."""
+
+    def __call__(self, name: str) -> int:
+        """Writes one shard (``Location.writing``); returns its rows."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How shards are made.
+
+    Attributes:
+        title: what is made, for people, e.g. "labels".
+        unit: what a shard's size counts, e.g. "rows" or "plans".
+        workers: actors at a time.
+        cpus, gpus: of each actor.
+    """
+
+    title: str
+    unit: str
+    workers: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def shard_path(folder: Location, name: str, suffix: str) -> Location:
+    """Where a shard lies."""
+    return folder / f"{name}{suffix}"
+
+
+def missing_shards(folder: Location, names: Sequence[str], suffix: str) -> list[str]:
+    """The names whose shard is not there, in order."""
+    there = set(folder.children())
+    return [name for name in names if f"{name}{suffix}" not in there]
+
+
+def write_shards(
+    writer: Callable[..., ShardWriter], arguments: tuple[Any, ...], sizes: Mapping[str, int], plan: ShardPlan
+) -> None:
+    """Makes shards on Ray and shows how far they are.
+
+    Args:
+        writer: class of the actors; a module-level one, that pickles by name.
+        arguments: of its constructor; small and picklable.
+        sizes: name to expected rows of each shard to make; the largest are begun first.
+
+    Raises:
+        IrlVlaError: what a writer raised.
+        ClusterError: if Ray lost the actors; finished shards are kept.
+    """
+    if not sizes:
+        return
+    import ray.data
+
+    names = sorted(sizes, key=lambda name: (-sizes[name], name))
+    workers = min(plan.workers, len(names))
+    # One block a shard: Ray hands out blocks, and a block is what a worker has in hand.
+    data = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names)).map_batches(
+        _Actor,
+        fn_constructor_args=(writer, arguments),
+        batch_size=1,
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+    )
+    started, rows = time.monotonic(), 0
+    for done in _followed(_unwrapped(data, plan.title), plan, sum(sizes.values())):
+        rows += done
+    seconds = max(time.monotonic() - started, 1e-9)
+    log.info("%s: %d %s in %.0f s, %.1f a second", plan.title, rows, plan.unit, seconds, rows / seconds)
+
+
+class _Actor:
+    """Ray Data's side of a writer."""
+
+    def __init__(self, writer: Callable[..., ShardWriter], arguments: tuple[Any, ...]) -> None:
+        self._write = writer(*arguments)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": [self._write(str(batch["shard"][0]))]}
+
+
+def _unwrapped(data: Any, title: str) -> Iterator[int]:
+    """Rows of each finished shard; errors of the project come out as they were raised."""
+    import ray.exceptions
+
+    try:
+        for batch in data.iter_batches(batch_size=1):
+            yield int(batch["rows"][0])
+    except ray.exceptions.RayTaskError as error:
+        cause = _project_error(error)
+        if cause is not None:
+            raise cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"{title}: Ray lost its workers ({error}); start the command again, finished parts are kept"
+        ) from error
+
+
+def _project_error(error: BaseException) -> IrlVlaError | None:
+    """The project's own error behind one of Ray's, however deep."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        if isinstance(cause, IrlVlaError):
+            return cause
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    return None
+
+
+def _followed(done: Iterator[int], plan: ShardPlan, total: int) -> Iterator[int]:
+    """Passes numbers of rows on; a bar on a terminal, else a line now and then with rate and time left."""
+    started = said = time.monotonic()
+    rows = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not Console().is_terminal, transient=True) as progress:
+        task = progress.add_task(plan.title, total=total)
+        for count in done:
+            rows += count
+            progress.update(task, advance=count)
+            now = time.monotonic()
+            if progress.disable and now - said > _SAY_EVERY_S:
+                said, rate = now, rows / (now - started)
+                left = (total - rows) / max(rate, 1e-9)
+                log.info("%s: %d of %d %s, %.1f a second, %.0f s left", plan.title, rows, total, plan.unit, rate, left)
+            yield count

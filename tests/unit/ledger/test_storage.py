@@ -1,0 +1,85 @@
+import pickle
+
+import pytest
+
+from irl_vla.errors import StorageError
+from irl_vla.ledger.storage import Location
+
+
+def test_text_comes_back_and_listing_names_it(place):
+    (place / "b" / "c.txt").write_text("hello")
+    (place / "a.txt").write_text("x")
+    assert (place / "b" / "c.txt").read_text() == "hello"
+    assert place.children() == ["a.txt", "b"]
+    assert place.exists()
+    assert not (place / "d").exists()
+    assert (place / "d").children() == []
+    assert place.size_bytes() == 6
+
+
+def test_what_is_not_there_is_told_as_by_python(place):
+    with pytest.raises(FileNotFoundError):
+        (place / "nothing").read_bytes()
+
+
+def test_a_writer_that_fails_leaves_nothing(place):
+    with pytest.raises(RuntimeError), (place / "a.txt").writing() as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert not (place / "a.txt").exists()
+    assert place.children() == []
+
+
+def test_a_local_copy_follows_the_store(place):
+    (place / "x" / "a.txt").write_text("1")
+    (place / "x" / "b.txt").write_text("2")
+    folder = (place / "x").local()
+    assert (folder / "a.txt").read_text() == "1"
+    (place / "x" / "a.txt").write_text("changed")
+    (place / "x" / "b.txt").delete()
+    folder = (place / "x").local()
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+    assert (folder / "a.txt").read_text() == "changed"
+    assert (place / "x" / "a.txt").local().read_text() == "changed"
+
+
+def test_a_folder_is_uploaded_whole_and_deleted_whole(place, tmp_path):
+    source = tmp_path / "made"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "data").write_bytes(b"123")
+    (source / "artefact.json").write_text("{}")
+    (place / "kept").write_text("y")
+    (place / "up").upload(source)
+    assert (place / "up" / "sub" / "data").read_bytes() == b"123"
+    (place / "up").delete()
+    assert not (place / "up").exists()
+    assert (place / "kept").exists()
+    (place / "up").delete()
+
+
+def test_it_travels_and_joins(place):
+    again = pickle.loads(pickle.dumps(place / "a"))
+    assert again == place / "a"
+    assert again.parent == place
+    assert again.name == "a"
+
+
+def test_relative_paths_become_absolute_and_uris_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Location.of("runs").path == tmp_path / "runs"
+    assert Location.of(f"file://{tmp_path}/runs/") == Location.of("runs")
+    remote = Location.of("s3://bucket/runs/?endpoint_override=localhost:1")
+    assert (remote / "demo").uri == "s3://bucket/runs/demo?endpoint_override=localhost:1"
+    with pytest.raises(StorageError, match="expected a local path"):
+        _ = remote.path
+
+
+def test_a_store_that_does_not_take_it_is_named(bucket):
+    missing = Location.of("s3://no-such-bucket/x")
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x: .*check the address"):
+        missing.write_text("a")
+
+
+def test_an_unknown_scheme_is_named():
+    with pytest.raises(StorageError, match="ftp://host/x"):
+        Location.of("ftp://host/x").exists()
