@@ -24,7 +24,7 @@ from irl_vla.dataset.views import scene_views
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import SCHEMA_VERSION, SHARD_SUFFIX, PreparedStore, rebuild, write_shard
-from irl_vla.errors import CheckpointError, ClusterError, IrlVlaError, SceneError
+from irl_vla.errors import CheckpointError, ClusterError, IrlVlaError, LogFormatError, SceneError
 from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, file_hash, read_manifest, write_text
 from irl_vla.scene import Scene
 
@@ -95,7 +95,8 @@ def prepare_split(dataset: Dataset, split: str, views: ViewConfig | None, folder
         CheckpointError: if the folder holds scenes of another split, view configuration, seed or schema.
         SceneError: if not one scene could be prepared.
         ClusterError: if Ray loses the workers.
-        IrlVlaError: of the data set, if a log or a map cannot be read.
+        LogFormatError: naming all logs that cannot be read; the others are done and kept.
+        IrlVlaError: of the data set, if a map cannot be read.
     """
     selection = read_split(dataset, split)
     job = _Job(dataset, split, selection.data_split, views, folder, seed)
@@ -241,15 +242,19 @@ def _finished(job: _Job, name: str) -> _LogReport | None:
 
 
 def _run(job: _Job, tokens_by_log: Mapping[str, Sequence[str] | None]) -> Iterator[tuple[str, _LogReport]]:
-    """Runs a task a log and yields reports as they come in."""
+    """Runs a task a log and yields reports as they come in; broken logs are raised at the end, all of them together."""
     if not tokens_by_log:
         return
+    broken: list[LogFormatError] = []
     task = ray.remote(_prepare_shard)
     names = {task.remote(job, name, tokens): name for name, tokens in tokens_by_log.items()}
     for reference in track(_as_completed(names), "prepare", total=len(names), disable=not Console().is_terminal):
         try:
             yield names[reference], ray.get(reference)
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, LogFormatError):
+                broken.append(error.cause)
+                continue
             if isinstance(error.cause, IrlVlaError):
                 raise error.cause from error
             raise
@@ -258,6 +263,9 @@ def _run(job: _Job, tokens_by_log: Mapping[str, Sequence[str] | None]) -> Iterat
                 f"prepare: Ray lost the task of log {names[reference]} ({error}); start the stage again, "
                 "finished logs are kept"
             ) from error
+    if broken:
+        reasons = " | ".join(sorted(str(error) for error in broken))
+        raise LogFormatError(f"prepare: {len(broken)} of {len(names)} logs cannot be read: {reasons}")
 
 
 def _as_completed(references: Mapping[Any, str]) -> Iterator[Any]:

@@ -137,11 +137,16 @@ def test_a_limit_of_scenes_holds_over_all_logs(session, dataset, tmp_path):
 
 
 def test_errors_of_tasks_come_back_as_what_they_are(session, dataset, tmp_path):
-    (dataset.root / "navsim_logs/mini" / f"{OTHER}.pkl").write_bytes(b"no pickle")
-    with pytest.raises(LogFormatError, match="veh-02"):
+    third = LOG.replace("veh-01", "veh-03")
+    for name in (OTHER, third):
+        (dataset.root / "navsim_logs/mini" / f"{name}.pkl").write_bytes(b"no pickle")
+    with pytest.raises(LogFormatError, match=r"prepare: 2 of 3 logs cannot be read: .*veh-02.* \| .*veh-03"):
         prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     # What was finished stays, but the store is not whole.
+    assert [path.stem for path in (tmp_path / "store").glob("*.arrow")] == [LOG]
     assert not (tmp_path / "store" / MANIFEST_NAME).exists()
+    left = replace(dataset, left_out=frozenset((OTHER, third)))
+    assert len(prepare_split(left, "train", None, tmp_path / "store", seed=0)) == WINDOWS
 
 
 def test_a_split_without_any_usable_scene_is_an_error(session, dataset, tmp_path):

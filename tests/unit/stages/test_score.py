@@ -19,7 +19,7 @@ from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs, split_logs
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore, write_shard
-from irl_vla.errors import SceneError
+from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.geometry import Floats
 from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
 from irl_vla.judge.one_stage import score_here
@@ -149,6 +149,21 @@ def test_rows_that_are_refused_are_looked_at_too(
     with pytest.raises(SceneError, match="not one can be judged"):
         score_files(job(tmp_path, plans))
     assert "are they in centimetres?" in caplog.text
+
+
+def test_what_is_whole_is_judged_on_request(dataset: Dataset, tmp_path: Path) -> None:
+    known = tokens(dataset)
+    (dataset.log_folder("mini") / f"{OTHER}.pkl").write_bytes(b"")
+    plans = dict.fromkeys(known, plan(10.0))
+    with pytest.raises(
+        LogFormatError, match=rf"1 of 2 logs .*{OTHER}.pkl.*; or judge what is whole with --skip-broken"
+    ):
+        score_files(job(tmp_path, plans))
+    left = [ref.token for ref in scene_refs(dataset, "train", [LOG])]
+    bad = score_files(job(tmp_path, plans, skip_broken=True))
+    assert [row["token"] for row in rows(tmp_path / "out" / "frames.csv")] == left
+    assert {item.reason for item in bad} == {"no such scene in the split, or in a log that is left out"}
+    assert {item.token for item in bad} == set(known) - set(left)
 
 
 def test_scenes_that_cannot_be_prepared_are_bad_tokens(
