@@ -25,11 +25,13 @@ class Dataset:
         root: holds ``navsim_logs``, ``sensor_blobs`` and, for generated data, ``layouts.json``.
         maps_root: holds the map index and one folder a city.
         splits_root: holds ``<split>.yaml``; need not exist, every folder of logs is a split of its own name.
+        left_out: names of logs that are treated as if no split had them.
     """
 
     root: Path
     maps_root: Path
     splits_root: Path
+    left_out: frozenset[str] = frozenset()
 
     def log_folder(self, data_split: str) -> Path:
         """Folder of the log pickles of a data split."""

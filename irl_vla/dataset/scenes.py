@@ -19,6 +19,7 @@ from irl_vla.scene import Scene
 
 __all__ = [
     "SceneRef",
+    "absent_logs",
     "iter_scenes",
     "load_scene",
     "logs_of",
@@ -46,19 +47,37 @@ def split_logs(dataset: Dataset, split: str) -> list[str]:
 
 def logs_of(dataset: Dataset, selection: Split) -> list[str]:
     """As :func:`split_logs`, of a split that has been read."""
-    split = selection.name
-    folder = dataset.log_folder(selection.data_split)
-    present = sorted(path.stem for path in folder.glob("*.pkl"))
-    if not present:
-        raise LogFormatError(f"{folder}: expected <log>.pkl files, found none; split {split!r} needs them")
-    if selection.scene_filter.log_names is None:
-        return present
-    absent = sorted(set(selection.scene_filter.log_names) - set(present))
+    absent = absent_logs(dataset, selection)
     if absent:
         raise LogFormatError(
-            f"{folder}: split {split!r} names {len(absent)} logs that are missing, first {absent[0]!r}"
+            f"{dataset.log_folder(selection.data_split)}: split {selection.name!r} names {len(absent)} logs that are "
+            f"missing: {first_names(absent)}; fetch them"
         )
-    return sorted(set(selection.scene_filter.log_names))
+    names = selection.scene_filter.log_names
+    return sorted((_present(dataset, selection) if names is None else set(names)) - dataset.left_out)
+
+
+def absent_logs(dataset: Dataset, selection: Split) -> list[str]:
+    """Logs that a split names and that are not there, sorted.
+
+    Raises:
+        LogFormatError: if there is no log at all.
+    """
+    present = _present(dataset, selection)
+    return sorted(set(selection.scene_filter.log_names or ()) - present - dataset.left_out)
+
+
+def first_names(names: Sequence[str], shown: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _present(dataset: Dataset, selection: Split) -> set[str]:
+    folder = dataset.log_folder(selection.data_split)
+    present = {path.stem for path in folder.glob("*.pkl")}
+    if not present:
+        raise LogFormatError(f"{folder}: expected <log>.pkl files, found none; split {selection.name!r} needs them")
+    return present
 
 
 def scene_refs(dataset: Dataset, split: str, logs: Sequence[str] | None = None) -> list[SceneRef]:

@@ -10,7 +10,7 @@ counter-clockwise in radians. Further columns are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,10 +37,12 @@ class PlanFile:
     Attributes:
         plans: token to (8, 3) float64 plan.
         unfit: token to what is wrong with its row; a row without a token goes by "row N" (counted from 0).
+        out_of_range: token to the (8, 3) numbers of those rows of ``unfit`` that are plans but for their size.
     """
 
     plans: Mapping[str, Floats]
     unfit: Mapping[str, str]
+    out_of_range: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def read_plans(path: Path) -> dict[str, Floats]:
@@ -71,21 +73,24 @@ def read_plan_file(path: Path) -> PlanFile:
         raise LogFormatError(f"{path}: expected a Parquet file of plans, found another content ({error})") from error
     plans: dict[str, Floats] = {}
     unfit: dict[str, str] = {}
+    out_of_range: dict[str, Floats] = {}
     rows: dict[str, int] = {}
     for row, (token, values) in enumerate(zip(table["token"].to_pylist(), table["plan"].to_pylist(), strict=True)):
         if not token:
             unfit[f"row {row}"] = "expected a token, found none"
         elif token in rows:
             plans.pop(token, None)
+            out_of_range.pop(token, None)
             unfit[token] = f"row {row}: expected a token once, found it in row {rows[token]} too"
         else:
             rows[token] = row
             plan = _plan(values)
-            if isinstance(plan, str):
-                unfit[token] = f"row {row}: {plan}"
-            else:
-                plans[token] = plan
-    return PlanFile(plans, unfit)
+            reason = plan if isinstance(plan, str) else _out_of_range(plan)
+            if reason is not None:
+                unfit[token] = f"row {row}: {reason}"
+            if not isinstance(plan, str):
+                (plans if reason is None else out_of_range)[token] = plan
+    return PlanFile(plans, unfit, out_of_range)
 
 
 def write_plans(path: Path, plans: Mapping[str, Floats]) -> None:
@@ -126,8 +131,14 @@ def _plan(values: list[float | None] | None) -> Floats | str:
     plan = np.array(values, np.float64).reshape(FUTURE_FRAMES, 3)  # a null becomes NaN
     if not np.isfinite(plan).all():
         return "expected a finite plan, found NaN or infinity"
-    if np.abs(plan[:, :2]).max() > _FARTHEST_M:
-        return f"expected metres in the ego frame, found {np.abs(plan[:, :2]).max():.4g}: global coordinates?"
-    if np.abs(plan[:, 2]).max() > _MOST_TURNED_RAD:
-        return f"expected a heading in radians, found {np.abs(plan[:, 2]).max():.4g}: degrees?"
     return plan
+
+
+def _out_of_range(plan: Floats) -> str | None:
+    """What no car can do."""
+    farthest, most_turned = np.abs(plan[:, :2]).max(), np.abs(plan[:, 2]).max()
+    if farthest > _FARTHEST_M:
+        return f"expected metres in the ego frame, found {farthest:.4g}: global coordinates? Another unit?"
+    if most_turned > _MOST_TURNED_RAD:
+        return f"expected a heading in radians, found {most_turned:.4g}: degrees?"
+    return None

@@ -13,6 +13,7 @@ from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import LAYOUTS_NAME, all_windows, read_split
+from irl_vla.dataset.whole_logs import whole_logs
 from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.epdms.store import PreparedStore, rebuild
 from irl_vla.errors import SceneError
@@ -28,12 +29,16 @@ from irl_vla.judge.judgement import (
 )
 from irl_vla.judge.one_stage import FrameId, frames_of_refs, unfit_plans
 from irl_vla.judge.plan_file import PlanFile, read_plan_file
+from irl_vla.judge.plan_inspection import inspect_files
 from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
 from irl_vla.judge.tables import write_csv
 from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
 
 BAD_TOKENS_NAME: Final = "bad_tokens.csv"
+PLAN_FAULTS_NAME: Final = "plan_faults.json"
 _SHOWN: Final = 10
+_UNKNOWN: Final = "no such scene in the split"
+_UNKNOWN_OR_LEFT_OUT: Final = "no such scene in the split, or in a log that is left out"
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class ScoreJob:
         prepared: folder of prepared scenes, made or completed where needed; None takes one in the user's cache.
         scorer: how.
         samples, seed: draws of the bootstrap over groups.
+        skip_broken: judge what is whole where logs are missing or broken, which are counted and named.
         output: folder of the tables.
         workers: processes over which logs are spread.
     """
@@ -64,6 +70,7 @@ class ScoreJob:
     workers: int = 1
     samples: int = 2000
     seed: int = 0
+    skip_broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,23 +85,30 @@ class BadToken:
 def score_files(job: ScoreJob) -> list[BadToken]:
     """Writes ``results.csv``, ``frames.csv`` and, for tokens that could not be judged, ``bad_tokens.csv``.
 
+    What is wrong with all plans of a file (mirrored, shifted, in another unit) is a warning, and in
+    ``plan_faults.json``.
+
     A two-stage split is judged by the two-stage rule.
 
     Returns:
         Those tokens; empty if all plans of all frames were scored.
 
     Raises:
-        LogFormatError: if a file of plans, or a log, cannot be read.
+        LogFormatError: if a file of plans cannot be read, or logs, of which all are named.
         SceneError: if not one frame could be judged.
         IrlVlaError: if the data, or the prepared scenes, are unusable.
     """
     files = {name: read_plan_file(path) for name, path in _named(job).items()}
     found = open_dataset(job.data)
     dataset = Dataset(found.root.resolve(), found.maps_root.resolve(), found.splits_root.resolve())
+    skip = None if job.skip_broken else "--skip-broken"
+    dataset = whole_logs(dataset, job.split, skip=skip, processes=job.workers)
     frames = frames_of_refs(scene_refs(dataset, job.split))
     for_each = in_processes(job.workers)
     store = _prepared(job, dataset, for_each)
-    fit, bad = usable(frames, files, {item.token: item.reason for item in failed_scenes(store.folder)})
+    inspect_files(store, files, job.output / PLAN_FAULTS_NAME)
+    failed = {item.token: item.reason for item in failed_scenes(store.folder)}
+    fit, bad = usable(frames, files, failed, _UNKNOWN_OR_LEFT_OUT if dataset.left_out else _UNKNOWN)
     judged = frames_to_judge(fit, read_split(dataset, job.split).stage_pairs)
     bad += _with_others(judged.left_out, bad)
     if not judged.frames:
@@ -127,7 +141,7 @@ def score_files(job: ScoreJob) -> list[BadToken]:
 
 
 def usable(
-    frames: Sequence[FrameId], files: Mapping[str, PlanFile], failed: Mapping[str, str]
+    frames: Sequence[FrameId], files: Mapping[str, PlanFile], failed: Mapping[str, str], unknown: str = _UNKNOWN
 ) -> tuple[list[FrameId], list[BadToken]]:
     """The frames that every file has a usable plan for, and everything that is wrong with the others.
 
@@ -135,13 +149,14 @@ def usable(
         frames: of the split.
         files: plans by name.
         failed: scenes that could not be prepared, with the reason.
+        unknown: what to say of plans for other scenes.
     """
     bad = [BadToken("", token, f"the scene could not be prepared: {reason}") for token, reason in failed.items()]
     known = {frame.token for frame in frames}
     prepared = [frame for frame in frames if frame.token not in failed]
     for name, file in files.items():
         unfit = unfit_plans(prepared, file.plans)
-        unfit |= {token: "no such scene in the split" for token in file.plans if token not in known}
+        unfit |= {token: unknown for token in file.plans if token not in known}
         unfit |= file.unfit
         bad += [BadToken(name, token, reason) for token, reason in unfit.items()]
     out = {item.token for item in bad}

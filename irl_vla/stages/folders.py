@@ -64,22 +64,47 @@ def fingerprint(experiment: Experiment, *splits: str) -> "DatasetFingerprint":
     return _fingerprint(dataset(experiment), tuple(sorted(set(splits))))
 
 
-def prepared(experiment: Experiment, split: str) -> "PreparedStore":
+def judged_dataset(experiment: Experiment) -> "Dataset":
+    """The dataset to judge on, once all logs of the test split have been read.
+
+    Raises:
+        ConfigError: if a folder is missing.
+        LogFormatError: naming all missing or broken logs, unless ``evaluate.skip_broken_logs`` leaves them out.
+    """
+    from irl_vla.dataset.whole_logs import whole_logs
+
+    skip = None if experiment.evaluate.skip_broken_logs else "evaluate.skip_broken_logs=true"
+    source = _prepared_split(experiment, experiment.data.test)
+    return whole_logs(dataset(experiment), source, skip=skip, processes=experiment.ray.cpus)
+
+
+def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None) -> "PreparedStore":
     """The prepared scenes of a split, made where they are missing; the training split includes shifted views.
 
     Of a split that is narrowed to the scenes worth judging all windows are prepared, once, because that is how they are
     chosen. Read by token, and take the tokens from the split.
+
+    Args:
+        experiment: whose.
+        split: name of the split.
+        source: of :func:`judged_dataset`; None takes the dataset as it is.
     """
-    from irl_vla.dataset.splits import all_windows
     from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
-    from irl_vla.world.plan import SPLITS
 
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
+    found = dataset(experiment) if source is None else source
+    name = _prepared_split(experiment, split)
+    return prepare_split(found, name, shifted, folder.path, experiment.data_seed, for_each=on_ray)
+
+
+def _prepared_split(experiment: Experiment, split: str) -> str:
+    from irl_vla.dataset.splits import all_windows
+    from irl_vla.world.plan import SPLITS
+
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
-    source = all_windows(split) if narrowed else split
-    return prepare_split(dataset(experiment), source, shifted, folder.path, experiment.data_seed, for_each=on_ray)
+    return all_windows(split) if narrowed else split
 
 
 def pretrain(experiment: Experiment) -> Artefact:

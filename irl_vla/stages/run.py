@@ -166,13 +166,13 @@ def sweep(experiment: Experiment) -> None:
 def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
     folders.require_policies(experiment)
-    dataset, folder = folders.dataset(experiment), experiment.folder.path / "evaluate"
+    dataset, folder = folders.judged_dataset(experiment), experiment.folder.path / "evaluate"
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.judge.for_each import on_ray
         from irl_vla.stages.judge import write_evaluation
 
-        store = prepared(experiment, experiment.data.test)
+        store = prepared(experiment, experiment.data.test, dataset)
         for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
             run.artifact(path)
         evaluator = read_fingerprint(folder / "results.csv")

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convention", choices=("corrected", "before"), default="corrected", help="of the filter")
     parser.add_argument("--traffic", choices=("replay", "reactive"), help="of the other vehicles, by default replayed")
     parser.add_argument("--against", type=Path, metavar="OTHER.parquet", help="also judge these plans, and compare")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="judge what is whole, without missing or broken logs"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the tables, by default scores/PLANS")
     parser.add_argument("--workers", type=int, metavar="N", help="processes, by default one a CPU")
 
@@ -43,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
             prepared=options.prepared,
             scorer=ScorerConfig().with_overrides(given),
             output=options.output or Path("scores") / options.plans.stem,
+            skip_broken=options.skip_broken,
             workers=len(os.sched_getaffinity(0)) if options.workers is None else options.workers,
         )
         return 1 if score_files(job) else 0

@@ -118,7 +118,7 @@ def test_a_token_in_two_logs_is_an_error(own):
 
 def test_missing_logs(own):
     write_split(own.root, "probe", "mini", SceneFilter(log_names=(LOG, "b", "a")))
-    with pytest.raises(LogFormatError, match="'probe' names 2 logs that are missing, first 'a'"):
+    with pytest.raises(LogFormatError, match="'probe' names 2 logs that are missing: a, b; fetch them"):
         split_logs(own, "probe")
     write_split(own.root, "probe", "test", SceneFilter())
     with pytest.raises(LogFormatError, match=r"navsim_logs/test: expected <log>\.pkl files, found none"):

@@ -167,7 +167,7 @@ def test_unfit_plans_are_told_apart() -> None:
 def test_a_plan_without_a_score_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its rollout still stands, so its successor keeps EC."""
+    """As in the official evaluator, its successor has no EC then."""
 
     def failing(prepared: PreparedScene, plans: Floats, config: ScorerConfig) -> ScoredPlans:
         found = score_plans(prepared, plans, config)
@@ -180,7 +180,7 @@ def test_a_plan_without_a_score_is_left_out_and_named(
     found = score_split(store, frames, plans, CONFIG)
     assert [item.token for item in found.frames] == ["a", "c"]
     assert found.unscored == {"b": "no lane"}
-    assert found.subscores[1, EC] == 1.0
+    assert np.isnan(found.subscores[1, EC])
     assert "b has no score and is left out: no lane" in caplog.text
     broken |= {*store}
     with pytest.raises(SceneError, match="found none: a: no lane; b: no lane; c: no lane"):

@@ -28,4 +28,4 @@ def test_stages_train_what_the_table_says(tmp_path: Path) -> None:
             assert policy.stage in STAGES
             assert policy.splits == ("train", "val", "test"), "a stage that trains looks at all splits"
             assert folders.checkpoint(experiment, name) == experiment.folder / policy.checkpoint
-    assert folders.policy_path(experiment) == folders.pretrain(experiment).path / "policy"
+    assert folders.policy_path(experiment) == folders.stage_folder(experiment, "pretrain") / "policy"

@@ -139,7 +139,10 @@ def test_a_log_that_cannot_be_read_stops_the_work(dataset, tmp_path):
     with pytest.raises(LogFormatError, match="veh-02"):
         prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     # What was finished stays, but the store is not whole.
+    assert [path.stem for path in (tmp_path / "store").glob("*.arrow")] == [LOG]
     assert not (tmp_path / "store" / MANIFEST_NAME).exists()
+    left = replace(dataset, left_out=frozenset((OTHER,)))
+    assert len(prepare_split(left, "train", None, tmp_path / "store", seed=0)) == WINDOWS
 
 
 def test_a_split_without_any_usable_scene_is_an_error(dataset, tmp_path):

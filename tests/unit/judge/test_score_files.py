@@ -1,6 +1,8 @@
 """Plans from files on small logs: what is scored, what is named, and with which exit status."""
 
 import csv
+import json
+import logging
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +17,7 @@ from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.errors import SceneError
+from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.geometry import Floats
 from irl_vla.judge import score_files as score
 from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
@@ -99,6 +101,47 @@ def test_bad_tokens_are_named_and_the_rest_is_scored(dataset: Dataset, tmp_path:
     assert read_fingerprint(tmp_path / "out" / "results.csv").frames == len(rest)
     score_files(job(tmp_path, dict.fromkeys(tokens(dataset), plan(10.0))))
     assert not (tmp_path / "out" / "bad_tokens.csv").exists(), "that of the earlier call would mislead"
+
+
+def test_what_is_wrong_with_all_plans_is_said_once_and_recorded(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = tokens(dataset)
+    record = tmp_path / "out" / "plan_faults.json"
+    late = np.concatenate([np.zeros((1, 3)), plan(10.0)[:-1]])
+    assert score_files(job(tmp_path, dict.fromkeys(known, late), dict.fromkeys(known, plan(10.0)))) == []
+    (finding,) = json.loads(record.read_text())["mine"]
+    assert finding["code"] == "current_pose"
+    assert [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING] == [
+        f"mine as a whole: {finding['message']}"
+    ]
+    assert "(6 of 6 plans" in finding["message"]
+    assert score_files(job(tmp_path, dict.fromkeys(known, plan(10.0)))) == []
+    assert not record.exists(), "that of the earlier call would mislead"
+
+
+def test_rows_that_are_refused_are_looked_at_too(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = {token: plan(10.0) * [100, 100, 1] for token in tokens(dataset)}
+    with pytest.raises(SceneError, match="not one can be judged"):
+        score_files(job(tmp_path, plans))
+    assert "are they in centimetres?" in caplog.text
+
+
+def test_what_is_whole_is_judged_on_request(dataset: Dataset, tmp_path: Path) -> None:
+    known = tokens(dataset)
+    (dataset.log_folder("mini") / f"{OTHER}.pkl").write_bytes(b"")
+    plans = dict.fromkeys(known, plan(10.0))
+    with pytest.raises(
+        LogFormatError, match=rf"1 of 2 logs .*{OTHER}.pkl.*; or judge what is whole with --skip-broken"
+    ):
+        score_files(job(tmp_path, plans))
+    left = [ref.token for ref in scene_refs(dataset, "train", [LOG])]
+    bad = score_files(job(tmp_path, plans, skip_broken=True))
+    assert [row["token"] for row in rows(tmp_path / "out" / "frames.csv")] == left
+    assert {item.reason for item in bad} == {"no such scene in the split, or in a log that is left out"}
+    assert {item.token for item in bad} == set(known) - set(left)
 
 
 def test_scenes_that_cannot_be_prepared_are_bad_tokens(

@@ -60,8 +60,8 @@ def test_another_commit_is_told_and_stands_in_the_record(artefact, monkeypatch, 
     monkeypatch.setattr(module, "code_version", lambda: CodeVersion("1.0", "b" * 40, dirty=True))
     with caplog.at_level(logging.WARNING):
         artefact.begin()
-    assert "begun with code 1.0 at aaaaaaaaaaaa, goes on with 1.0 at bbbbbbbbbbbb (changed)" in caplog.text
-    assert artefact.finish().code == ("1.0 at aaaaaaaaaaaa", "1.0 at bbbbbbbbbbbb (changed)")
+    assert "begun with code 1.0 at aaaaaaaa, goes on with 1.0 at bbbbbbbb with changes" in caplog.text
+    assert artefact.finish().code == ("1.0 at aaaaaaaa", "1.0 at bbbbbbbb with changes")
 
 
 def test_half_written_other_kind_other_schema_and_nothing_are_told_apart(artefact):

@@ -207,6 +207,27 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
     assert asked == ["test_all", "navhard_two_stage", "test", "test"]
 
 
+def test_broken_logs_are_found_before_ray_and_left_out_on_request(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def whole_logs(dataset: Any, split: str, *, skip: str | None, processes: int | None) -> Any:
+        asked.append((split, skip, processes))
+        return dataset
+
+    monkeypatch.setattr("irl_vla.dataset.whole_logs.whole_logs", whole_logs)
+    monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
+    folders.judged_dataset(experiment.with_overrides({"ray.cpus": 3}))
+    folders.judged_dataset(experiment.with_overrides({"evaluate.skip_broken_logs": True, "generate": None}))
+    assert asked == [("test_all", "evaluate.skip_broken_logs=true", 3), ("test", None, None)]
+    prepared: list[Any] = []
+    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, *rest: prepared.append(dataset))
+    left = SimpleNamespace()
+    folders.prepared(experiment, "test", left)
+    assert prepared == [left]
+
+
 def test_what_depends_on_the_seed_lies_in_its_folder(experiment: Experiment) -> None:
     other = experiment.with_overrides({"seed": 5})
     assert str(folders.policy_path(other)).startswith(f"{other.folder}/")
