@@ -222,7 +222,7 @@ def test_broken_logs_are_found_before_ray_and_left_out_on_request(
     folders.judged_dataset(experiment.with_overrides({"evaluate.skip_broken_logs": True, "generate": None}))
     assert asked == [("test_all", "evaluate.skip_broken_logs=true", 3), ("test", None, None)]
     prepared: list[Any] = []
-    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, *rest: prepared.append(dataset))
+    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, *rest, **more: prepared.append(dataset))
     left = SimpleNamespace()
     folders.prepared(experiment, "test", left)
     assert prepared == [left]
