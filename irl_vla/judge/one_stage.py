@@ -104,7 +104,7 @@ def score_split(
         part = logs[start : start + _LOGS_A_TASK]
         needed = {frame.token: plans[frame.token] for group in part for frame in group}
         pending.append(task.remote(shared, part, needed, config))
-    return _told(join_scores([scores for result in ray.get(pending) for scores in result]))
+    return _with_warnings(join_scores([scores for result in ray.get(pending) for scores in result]))
 
 
 def score_here(
@@ -112,7 +112,7 @@ def score_here(
 ) -> SplitScores:
     """As :func:`score_split`, in this process: inside a Ray worker, tasks could wait forever for a free CPU."""
     check_plans(frames, plans)
-    return _told(join_scores(_score_logs(store, _by_log(frames), plans, config)))
+    return _with_warnings(join_scores(_score_logs(store, _by_log(frames), plans, config)))
 
 
 def score_log(
@@ -284,7 +284,7 @@ def points_lost(judged: Floats) -> str:
     return " ".join(f"{name}={np.floor(1000 * value) / 1000:g}" for name, value in lost)  # never rounded up to 1
 
 
-def _told(scores: SplitScores) -> SplitScores:
+def _with_warnings(scores: SplitScores) -> SplitScores:
     """The scores, after saying what is left out of them.
 
     Raises:
