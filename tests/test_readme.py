@@ -28,7 +28,7 @@ DOCUMENTS = sorted(
 )
 GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 METRICS = (ROOT / "docs/metrics.md").read_text()
-PREFIXES = ("pretrain", "label", "train_reward", "finetune", "evaluate", "audit")
+PREFIXES = ("pretrain", "label", "train_reward", "finetune", "evaluate")
 #: What a placeholder of docs/metrics.md stands for.
 PLACEHOLDERS = {
     "subscore": SUBSCORES,

@@ -100,7 +100,7 @@ def score_split(
         part = logs[start : start + _LOGS_A_TASK]
         items[part[0][0].log_name] = part, {frame.token: plans[frame.token] for group in part for frame in group}
     found = dict(for_each("score", partial(_score_logs, store, config), items))
-    return _warned(join_scores([scores for name in items for scores in found[name]]))
+    return _with_warnings(join_scores([scores for name in items for scores in found[name]]))
 
 
 def score_log(
@@ -202,7 +202,7 @@ def prepared_frames(store: PreparedStore, frames: Sequence[FrameId], split: str)
     return kept
 
 
-def _warned(scores: SplitScores) -> SplitScores:
+def _with_warnings(scores: SplitScores) -> SplitScores:
     """The same scores, after a warning for every plan that has none.
 
     Raises:

@@ -71,7 +71,8 @@ class ControlTraining:
         self._average.update_parameters(self._chain)
         self.iteration += 1
         plans = int(plans_to_imitate(self._bank, rows)[1].sum())
-        return {"finetune/plans": float(plans)} | ({"finetune/loss": float(np.mean(losses))} if losses else {})
+        figures = {"finetune/control_plans": float(plans)}
+        return figures | ({"finetune/control_loss": float(np.mean(losses))} if losses else {})
 
     def policy(self) -> DenoisingChain:
         """The running average of the weights."""
@@ -123,7 +124,8 @@ def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Path:
     """Trains the control of a fine-tuning; like that, it goes on where it was interrupted.
 
     Args:
-        job: the fine-tuning's, but with a folder of its own. Metrics are reported as ``finetune/control_...``.
+        job: the fine-tuning's, but with a folder of its own. Its validations are reported as
+            ``finetune/control_val_...``.
         imitation: weights of imitation's own loss.
 
     Returns:
@@ -134,8 +136,8 @@ def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Path:
     """
 
     def report(metrics: Metrics, iteration: int) -> None:
-        renamed = {name.replace("finetune/", "finetune/control_", 1): value for name, value in metrics.items()}
-        job.report(renamed, iteration)
+        own = {name.replace("finetune/val_", "finetune/control_val_"): value for name, value in metrics.items()}
+        job.report(own, iteration)
 
     return run_job(replace(job, report=report), ControlTraining(job.spec, imitation))
 

@@ -151,7 +151,7 @@ def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> l
     plans = json.loads(path.read_text())
     sensors = sensor_config(experiment.model.encoder, allow_missing=True)
     pictures = []
-    for token in telling_tokens(plans, experiment.report.scenes):
+    for token in tokens_to_show(plans, experiment.report.scenes):
         scene = load_scene(dataset, experiment.data.test, token)
         shown: dict[str, tuple[Floats, float]] = {
             name: (np.array(plans[name][token]["plan"]), plans[name][token]["score"])
@@ -165,7 +165,7 @@ def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> l
     return pictures
 
 
-def telling_tokens(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int) -> list[str]:
+def tokens_to_show(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int) -> list[str]:
     """Tokens where fine-tuning gained and lost most; without a fine-tuned policy, evenly chosen ones."""
     tokens = sorted(next(iter(plans.values())))
     if "finetuned" not in plans or "imitation" not in plans:

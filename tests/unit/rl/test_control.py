@@ -90,7 +90,7 @@ def test_it_sees_the_rows_of_ppo_in_the_same_minibatches_and_epochs(
         figures = training.train()
         minibatches = [[row for row in part if has_plan[row]] for part in rows_of_ppo(spec, iteration)]
         assert seen == [part for part in minibatches * 2 if part]
-        assert figures["finetune/plans"] == sum(map(len, minibatches))
+        assert figures["finetune/control_plans"] == sum(map(len, minibatches))
 
 
 def test_its_loss_is_that_of_imitation_for_the_draws_of_ppo(spec: TaskSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_its_loss_is_that_of_imitation_for_the_draws_of_ppo(spec: TaskSpec, monk
 
     monkeypatch.setattr(control, "planner_loss", loss)
     weights = ImitationConfig(diffusion_weight=10.0, plan_weight=100.0)
-    assert ControlTraining(spec, weights).train()["finetune/loss"] == 10 * 2 + 100 * 3
+    assert ControlTraining(spec, weights).train()["finetune/control_loss"] == 10 * 2 + 100 * 3
     assert calls == [(4, 3 * 5)] * 2, "half of 4 pairs a minibatch; 3 chains of 5 steps a row"
 
 

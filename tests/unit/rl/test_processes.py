@@ -11,7 +11,7 @@ import torch
 
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.rl.finetune import PpoTraining, finetune
-from irl_vla.rl.job import FinetuneJob
+from irl_vla.rl.job import FinetuneJob, read_history
 from irl_vla.rl.ppo import ppo_config
 from irl_vla.rl.sampler import ChainBatch
 from irl_vla.rl.task import TaskSpec, open_task
@@ -74,23 +74,30 @@ def one_task_on_all_cpus() -> int:
     return answer
 
 
-def test_scorer_actors_score_for_the_driver_and_free_their_cpus(scored: TaskSpec) -> None:
-    rewards, seen = [], []
+def test_scorer_actors_score_for_every_sampler_and_free_their_cpus(scored: TaskSpec) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    for number, actors in enumerate((0, CPUS)):
-        config = scored.config.with_overrides({"backend.actors": actors})
+    rewards = []
+    for runners, actors in ((0, 0), (0, CPUS), (1, 1)):
+        config = scored.config.with_overrides({"env_runners": runners, "backend.actors": actors})
         reported: dict[str, float] = {}
         found: list[str] = []
         job = make_job(replace(scored, config=config), reported, found)
-        finetune(replace(job, folder=job.folder / str(number)))
+        finetune(replace(job, folder=job.folder / f"{runners}-{actors}"))
+        assert len(found) == actors
         rewards.append(reported["finetune/reward"])
-        seen.append(len(found))
     assert torch.get_num_threads() == 3, "fine-tuning in one thread ends with fine-tuning"
     torch.set_num_threads(before)
-    assert seen == [0, CPUS]
-    assert rewards[1] == pytest.approx(rewards[0], abs=1e-12)
+    assert rewards == pytest.approx([rewards[0]] * 3, abs=1e-4)
     assert one_task_on_all_cpus() == 42
+
+
+def test_a_run_goes_on_with_new_actors(scored: TaskSpec) -> None:
+    for iterations in (1, 2):
+        config = scored.config.with_overrides({"backend.actors": 1, "iterations": iterations})
+        job = make_job(replace(scored, config=config), {}, [])
+        finetune(job)
+    assert [row["iteration"] for row in read_history(job.folder)] == [0, 1, 2]
 
 
 def test_actors_end_with_an_error_too(scored: TaskSpec) -> None:

@@ -107,16 +107,16 @@ def scored(**scores: list[float]) -> dict[str, Any]:
 
 def test_scenes_with_the_largest_loss_and_gain_are_shown() -> None:
     plans = scored(imitation=[0.5, 0.5, 0.5, 0.5, 0.5], finetuned=[0.5, 0.9, 0.1, 0.6, 0.4])
-    assert show.telling_tokens(plans, 4) == ["t2", "t4", "t1", "t3"]
-    assert show.telling_tokens(plans, 1) == ["t1"]
-    assert show.telling_tokens(plans, 0) == []
-    assert sorted(show.telling_tokens(plans, 9)) == ["t0", "t1", "t2", "t3", "t4"], "no scene twice"
+    assert show.tokens_to_show(plans, 4) == ["t2", "t4", "t1", "t3"]
+    assert show.tokens_to_show(plans, 1) == ["t1"]
+    assert show.tokens_to_show(plans, 0) == []
+    assert sorted(show.tokens_to_show(plans, 9)) == ["t0", "t1", "t2", "t3", "t4"], "no scene twice"
 
 
 def test_without_fine_tuning_scenes_are_chosen_evenly() -> None:
-    assert show.telling_tokens(scored(human=[1.0] * 6), 3) == ["t0", "t2", "t4"]
-    assert show.telling_tokens(scored(human=[1.0] * 2), 5) == ["t0", "t1"]
-    assert show.telling_tokens(scored(human=[1.0] * 2), 0) == []
+    assert show.tokens_to_show(scored(human=[1.0] * 6), 3) == ["t0", "t2", "t4"]
+    assert show.tokens_to_show(scored(human=[1.0] * 2), 5) == ["t0", "t1"]
+    assert show.tokens_to_show(scored(human=[1.0] * 2), 0) == []
 
 
 def test_a_sweep_is_a_table_a_picture_and_a_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
