@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "navsim": JUDGE,
     "report": JUDGE,
     "judge": JUDGE,
-    "train": JUDGE | {"world"},
+    "train": JUDGE,
     "rl": JUDGE | {"train"},
     "stages": JUDGE | {"world", "train", "rl", "cli"},
     "cli": JUDGE | {"world", "train", "rl", "stages"},

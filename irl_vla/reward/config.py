@@ -4,7 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 from irl_vla.policy.planner_config import DecoderConfig
 
 _POSES: Final = 8  # as in ``scene``, which costs numpy and shapely to import
@@ -137,10 +137,10 @@ class RewardTrainConfig(Config):
     warmup_fraction: float = Field(default=0.05, gt=0.0, lt=1.0)
     grad_norm: float = Field(default=1.0, gt=0.0)
     holdout_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
-    checkpoint_every: int = Field(default=200, gt=0)
-    max_failures: int = Field(default=2, ge=0)
+    checkpoint_every: int = speed_only(200, gt=0)
+    max_failures: int = speed_only(2, ge=0)
     workers: int = Field(default=1, gt=0)
-    use_gpu: bool = False
+    use_gpu: bool = speed_only(False)
 
 
 class BackendConfig(Config):

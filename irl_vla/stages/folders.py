@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 #: Settings by section that decide how fast a result is reached, not which: a run may be taken up with others.
 _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
-    "pretrain": {
-        "samples": {"workers": True},
-        "threads_per_worker": True,
-        "use_gpu": True,
-        "max_failures": True,
-        "log_every": True,
-    },
     "label": {"workers": True},
-    "train_reward": {"use_gpu": True, "max_failures": True},
     "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
 }
 
@@ -75,6 +67,22 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
     source = all_windows(split) if narrowed else split
     return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed)
+
+
+def data_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Name of each split to a hash over its file, its logs (by size) and, in generated data, the world's manifest."""
+    from irl_vla.dataset.scenes import split_logs
+    from irl_vla.dataset.splits import read_split
+    from irl_vla.ledger.files import MANIFEST_NAME, content_hash
+
+    found, prints = dataset(experiment), {}
+    world = found.root / MANIFEST_NAME
+    for name in {experiment.data.train, experiment.data.val, experiment.data.test}:
+        folder = found.log_folder(read_split(found, name).data_split)
+        sizes = {log: (folder / f"{log}.pkl").stat().st_size for log in split_logs(found, name)}
+        files = [path.read_text() for path in (world, found.splits_root / f"{name}.yaml") if path.is_file()]
+        prints[name] = content_hash([files, sizes])
+    return prints
 
 
 def pretrain(experiment: Experiment) -> StageFolder:
@@ -164,6 +172,9 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
 
 def _stage(experiment: Experiment, name: str, sections: dict[str, Config], inputs: Mapping[str, str]) -> StageFolder:
     judged = sections | {"evaluate.scorer": training_scorer(experiment)}  # labels plans, or chooses the best state
-    values = {key: section.model_dump(mode="json", exclude=_HOW_FAST.get(key)) for key, section in judged.items()}
+    values = {
+        key: section.model_dump(mode="json", exclude=_HOW_FAST[key]) if key in _HOW_FAST else section.decisive()
+        for key, section in judged.items()
+    }
     seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
     return StageFolder(experiment.folder / name, values | seeds, inputs)

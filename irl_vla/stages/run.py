@@ -64,18 +64,22 @@ def pretrain(experiment: Experiment) -> None:
     dataset = folders.dataset(experiment)
     folder = stage.begin()
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
+        from irl_vla.ledger.storage import Location
         from irl_vla.train.imitation import PretrainInputs
         from irl_vla.train.imitation import pretrain as imitate
+        from irl_vla.world.painted_views import view_painter
 
         validation = prepared(experiment, experiment.data.val)
         inputs = PretrainInputs(
             dataset=dataset,
+            fingerprints=folders.data_fingerprints(experiment),
             splits=experiment.data,
             validation=validation,
             scorer=training_scorer(experiment),
             views=experiment.views,
             data_seed=experiment.data_seed,
-            samples=experiment.shared / "samples",
+            view_sensors=view_painter(dataset, experiment.data_seed),
+            samples=Location.of(experiment.shared / "samples"),
         )
         policy = imitate(
             inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics

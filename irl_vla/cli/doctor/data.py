@@ -1,6 +1,5 @@
 """The data set of an experiment: is it there, and what does one of its logs hold?"""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +7,7 @@ from irl_vla.cli.doctor.finding import Finding
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.maps.reader import city_path
 from irl_vla.dataset.scenes import iter_scenes, split_logs
-from irl_vla.dataset.sensors import has_image, has_sweep
+from irl_vla.dataset.sensors import missing_sensors
 from irl_vla.dataset.splits import read_split
 from irl_vla.errors import IrlVlaError
 from irl_vla.ledger.files import MANIFEST_NAME
@@ -115,28 +114,9 @@ def sensor_finding(experiment: Experiment, dataset: Dataset, name: str, scene: S
     if not absent:
         return Finding(f"sensors of {name}", "ok", f"all {sensors} files of a sampled scene are there")
     shown = ", ".join(f"{sensor}: {why}" for sensor, why in absent.items())
-    if experiment.pretrain.samples.allow_missing_sensors:
-        return Finding(f"sensors of {name}", "warning", shown, "trains on blank images and empty sweeps, as configured")
-    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.allow_missing_sensors=true"
+    chosen = experiment.pretrain.samples.incomplete
+    if chosen != "error":
+        done = "left out" if chosen == "leave_out" else "trained with blank images and empty sweeps"
+        return Finding(f"sensors of {name}", "warning", shown, f"such scenes are {done}, as configured")
+    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.incomplete=leave_out"
     return Finding(f"sensors of {name}", "problem", shown, remedy)
-
-
-def missing_sensors(
-    dataset: Dataset, scene: Scene, cameras: Collection[str], sweeps: Collection[int]
-) -> Mapping[str, str]:
-    """Sensors of a scene without a file, to what is missing: an entry of the log, or the file that it names."""
-    current = scene.frames[scene.num_history - 1]
-    absent = {}
-    for name in cameras:
-        camera = current.cameras.get(name)
-        if camera is None:
-            absent[name] = "not in the log"
-        elif not has_image(dataset, scene.data_split, camera):
-            absent[name] = f"no file {camera.path}"
-    for index in sweeps:
-        path = scene.frames[index].lidar_path
-        if path is None:
-            absent[f"sweep {index}"] = "not in the log"
-        elif not has_sweep(dataset, scene.data_split, path):
-            absent[f"sweep {index}"] = f"no file {path}"
-    return absent

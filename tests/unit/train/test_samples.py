@@ -1,10 +1,9 @@
-"""The way back from a shifted view, batches, metric following, and the ego-status baseline."""
+"""The way back from a shifted view, and the ego-status baseline."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from irl_vla.dataset.views import shifted_scene
 from irl_vla.errors import CheckpointError
@@ -12,9 +11,8 @@ from irl_vla.geometry import compose, relative_to
 from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.scene import Boxes, EgoStatus, Frame, Scene
 from irl_vla.train.config import EgoMlpConfig
-from irl_vla.train.data import recovery_plan
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp, save_ego_mlp, train_ego_mlp
-from irl_vla.train.loop import append_history, batch_rows, following, step_generator
+from irl_vla.train.encode import recovery_plan
 
 NO_OBJECTS = Boxes(np.zeros((0, 7)), (), np.zeros((0, 3)), ())
 
@@ -69,41 +67,6 @@ def test_recovery_ends_on_the_logged_poses() -> None:
     end = compose(view.current.ego.pose_global, recovery_plan(view, scene)[-1])
     np.testing.assert_allclose(end, scene.future[7].ego.pose_global, atol=1e-6)
     assert relative_to(end, scene.future[7].ego.pose_global)[2] == pytest.approx(0.0)
-
-
-def test_every_epoch_visits_every_row_once_whatever_the_workers() -> None:
-    for workers in (1, 2):
-        drawn = [
-            batch_rows(12, 6 // workers, step, worker=worker, workers=workers, seed=3)
-            for step in range(4)
-            for worker in range(workers)
-        ]
-        first, second = np.concatenate(drawn).reshape(2, 12)
-        assert sorted(first) == sorted(second) == list(range(12))
-        assert list(first) != list(second)
-
-
-def test_a_batch_may_be_larger_than_the_data() -> None:
-    rows = batch_rows(3, 8, 0, worker=0, workers=1, seed=0)
-    assert sorted(rows[:3]) == sorted(rows[3:6]) == [0, 1, 2]
-
-
-def test_random_numbers_follow_from_the_step() -> None:
-    def draw(step: int, worker: int) -> float:
-        return float(torch.rand((), generator=step_generator(7, step, worker)))
-
-    assert draw(3, 0) == draw(3, 0)
-    assert len({draw(3, 0), draw(4, 0), draw(3, 1)}) == 3
-
-
-def test_metrics_are_passed_on_once_and_only_new_ones(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "metrics.jsonl"
-    append_history(path, {"old": 1.0}, 1)
-    heard: list[tuple[dict[str, float], int]] = []
-    with following(path, lambda metrics, step: heard.append((dict(metrics), step)), total=3, title="t"):
-        append_history(path, {"loss": 2.0}, 2)
-        append_history(path, {"loss": 3.0}, 3)
-    assert heard == [({"loss": 2.0}, 2), ({"loss": 3.0}, 3)]
 
 
 def test_ego_mlp_learns_constant_velocity_and_comes_back(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_missing_sensors_matter_where_policies_are_trained(dataset: Dataset, tmp
     for path in (dataset.root / "sensor_blobs").rglob("*.jpg"):
         path.unlink()
     assert levels(experiment(tmp_path))["sensors of train"] == "problem"
-    tolerant = experiment(tmp_path, pretrain={"samples": {"allow_missing_sensors": True}})
+    tolerant = experiment(tmp_path, pretrain={"samples": {"incomplete": "blank"}})
     assert levels(tolerant)["sensors of train"] == "warning"
     assert levels(experiment(tmp_path, ("human",))) == {"split mini": "ok"}
     unseen = experiment(tmp_path).with_overrides({"model.encoder.cameras.names": ["CAM_B0"]})

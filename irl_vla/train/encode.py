@@ -1,0 +1,331 @@
+"""From logs to samples: a Ray Data actor takes a log and writes its shard.
+
+A log gives scenes, a scene its shifted views, a view an observation and what there is to learn from it; all rows of a
+log are one shard. Before that, one look at every scene tells which rows there will be and which sensor files lack.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irl_vla.dataset.config import TargetConfig, ViewConfig
+from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
+from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.maps.reader import load_map
+from irl_vla.dataset.scenes import iter_scenes
+from irl_vla.dataset.sensors import missing_sensors
+from irl_vla.dataset.targets import build_targets
+from irl_vla.dataset.views import scene_views
+from irl_vla.errors import LogFormatError, SceneError
+from irl_vla.geometry import Floats, compose, relative_to
+from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
+from irl_vla.ledger.artefact import Artefact, Identity
+from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
+from irl_vla.ledger.storage import Location
+from irl_vla.policy.batch import encode_sample, encode_targets, stacked
+from irl_vla.policy.config import EncoderConfig
+from irl_vla.policy.deployment import sensor_config
+from irl_vla.policy.token_bank import ORIGINAL
+from irl_vla.scene import FUTURE_FRAMES, MapView, Scene
+from irl_vla.train.config import SampleConfig
+from irl_vla.train.loop import session_cpus
+from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
+
+#: Sensors of a shifted view, given the logged scene and the map; small and picklable.
+ViewSensors = Callable[[Scene, MapView], SensorSource]
+
+_ROWS_PER_BATCH: Final = 32
+_SHOWN: Final = 5
+#: Least length of the way back to the logged path, and its duration at speed.
+_RETURN_M, _RETURN_S = 8.0, 3.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What samples are made from.
+
+    Attributes:
+        dataset_fingerprint: of what the split draws on; samples of other content have another identity.
+        views: shifted views of the chosen share of scenes; None for none (validation and test).
+        view_sensors: paints what shifted views see, in a generated world; None keeps the recorded sensors.
+        seed: of the views.
+    """
+
+    dataset: Dataset
+    dataset_fingerprint: str
+    split: str
+    encoder: EncoderConfig
+    samples: SampleConfig
+    views: ViewConfig | None
+    view_sensors: ViewSensors | None
+    seed: int
+    folder: Location
+
+    @property
+    def artefact(self) -> Artefact:
+        """The samples, by folder and identity."""
+        settings = {
+            "split": self.split,
+            "encoder": _what_matters(self.encoder),
+            "samples": self.samples.decisive(),
+            "views": None if self.views is None else self.views.decisive(),
+        }
+        identity = Identity(KIND, SCHEMA, settings, {"dataset": self.dataset_fingerprint}, {"views": self.seed})
+        return Artefact(self.folder, identity, REMEDY)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which rows there will be, and what lacks.
+
+    Attributes:
+        rows: log to the tokens of its rows, in order; logs in the order of the split.
+        scenes: number of logged scenes looked at.
+        incomplete: number of those whose sensors are not whole.
+        absent: log to sensor to number of scenes without its file.
+    """
+
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    scenes: int = 0
+    incomplete: int = 0
+    absent: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def write_samples(job: SampleJob) -> Samples:
+    """Encodes a split, or what is missing of it; a shard that is damaged is made again.
+
+    Raises:
+        ConfigError: if the folder holds samples of another identity.
+        CheckpointError: if a shard belongs to other samples.
+        SceneError: if the split has no scene, or sensor files lack and ``incomplete`` is "error".
+        LogFormatError: if a log or a sensor file cannot be read.
+    """
+    artefact, layout = job.artefact, sample_columns(job.encoder)
+    if artefact.is_whole():
+        shards = dict(artefact.require().facts["shards"])
+        if not unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY):
+            return open_samples(job.folder)
+        artefact.reopen()
+    listing = list_rows(job)
+    artefact.begin()
+    shards = {name: len(tokens) for name, tokens in listing.rows.items()}
+    unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY)
+    total = sum(shards.values())
+    log.info("samples of %s: %d rows of %d logs, %d logs to encode", job.split, total, len(shards), len(unfit))
+    tokens = {name: tuple(listing.rows[name]) for name in unfit}
+    if job.samples.workers == 0:
+        encode_here = SampleWriter(job, tokens)
+        for name in unfit:
+            encode_here(name)
+    else:
+        plan = ShardPlan(f"samples of {job.split}", "rows", job.samples.workers or session_cpus())
+        write_shards(SampleWriter, (job, tokens), {name: shards[name] for name in unfit}, plan)
+    facts = {"rows": total, "scenes": listing.scenes, "columns": layout_facts(layout)}
+    facts |= {"incomplete_scenes": listing.incomplete, "missing_sensors": listing.absent}
+    artefact.finish(facts | {"shards": [[name, rows] for name, rows in shards.items()]})
+    return open_samples(job.folder)
+
+
+def list_rows(job: SampleJob) -> Listing:
+    """Looks at every scene of the split; which scenes get views depends on seed and token alone.
+
+    Raises:
+        SceneError: as :func:`write_samples`.
+        LogFormatError: if a log breaks the format, or two scenes share a token.
+    """
+    rows: dict[str, list[str]] = {}
+    absent: dict[str, Counter[str]] = {}
+    seen: dict[str, str] = {}
+    incomplete = 0
+    encoder = job.encoder
+    for scene in iter_scenes(job.dataset, job.split):
+        if scene.token in seen:
+            raise LogFormatError(
+                f"split {job.split!r}: expected a token once, found {scene.token} in the logs {seen[scene.token]} and "
+                f"{scene.log_name}; remove one of them"
+            )
+        seen[scene.token] = scene.log_name
+        lacking = missing_sensors(job.dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
+        if lacking:
+            incomplete += 1
+            absent.setdefault(scene.log_name, Counter()).update(lacking.keys())
+        if not lacking or job.samples.incomplete != "leave_out":
+            rows.setdefault(scene.log_name, []).extend(_row_tokens(job, scene.token))
+    listing = Listing(rows, len(seen), incomplete, {name: dict(counts) for name, counts in absent.items()})
+    _judge(job, listing)
+    return listing
+
+
+class SampleWriter:
+    """Encodes whole logs, each into one shard.
+
+    Args:
+        tokens: log to the tokens of its rows, in order.
+    """
+
+    def __init__(self, job: SampleJob, tokens: Mapping[str, Sequence[str]]) -> None:
+        self._job, self._tokens = job, tokens
+        self._fingerprint, self._layout = job.artefact.fingerprint, sample_columns(job.encoder)
+
+    def __call__(self, name: str) -> int:
+        """Writes the shard of a log; returns its rows."""
+        with shard_path(self._job.folder, name, SUFFIX).writing() as path:
+            rows = in_batches(encoded_rows(self._job, name, self._tokens[name]), _ROWS_PER_BATCH)
+            return write_rows(path, self._layout, rows, self._fingerprint)
+
+
+def encoded_rows(job: SampleJob, log_name: str, tokens: Sequence[str]) -> Iterator[Rows]:
+    """The rows of a log with these tokens, in order.
+
+    Raises:
+        SceneError: if the log has other scenes than when the rows were listed.
+    """
+    wanted, found = set(tokens), []
+    for logged in iter_scenes(job.dataset, job.split, logs=[log_name]):
+        if logged.token not in wanted:
+            continue
+        shifted = [] if job.views is None else scene_views(logged, job.views, job.seed)
+        for view in (logged, *shifted):
+            if view.token in wanted:
+                found.append(view.token)
+                yield encode_view(job, view, logged)
+    if found != list(tokens):
+        raise SceneError(
+            f"log {log_name} of split {job.split!r}: expected {len(tokens)} rows, found {len(found)}; it changed while "
+            f"samples were made; {REMEDY} again"
+        )
+
+
+def encode_view(job: SampleJob, view: Scene, logged: Scene) -> Rows:
+    """All columns of one row.
+
+    Args:
+        view: the scene to encode: ``logged`` itself or a shifted view of it.
+    """
+    map_view = load_map(job.dataset, logged.map_name)
+    sensors: SensorSource = StoredSensors(job.dataset)
+    if view is not logged and job.view_sensors is not None:
+        sensors = job.view_sensors(logged, map_view)
+    config = sensor_config(job.encoder, allow_missing=job.samples.incomplete == "blank")
+    targets = build_targets(view, map_view, target_config(job.encoder))
+    has_human = not view.is_synthetic and len(view.future) >= FUTURE_FRAMES
+    nothing = np.zeros((FUTURE_FRAMES, 3))
+    return {
+        "token": np.asarray(view.token),
+        "scene_token": np.asarray(logged.token),
+        "view": np.asarray(ORIGINAL if view is logged else view.token.removeprefix(f"{logged.token}-")),
+        "log_name": np.asarray(logged.log_name),
+        "group": np.asarray(logged.group),
+        "kind": np.asarray(logged.kind),
+        "timestamp_us": np.asarray(view.current.timestamp_us),
+        "human_plan": view.human_plan() if has_human else nothing,
+        "has_human": np.asarray(has_human),
+        "plan": recovery_plan(view, logged) if has_human else nothing,
+        **encode_sample(build_observation(view, sensors, config), job.encoder),
+        **encode_targets(
+            targets.boxes.boxes, targets.boxes.classes, targets.raster, targets.meta_action, config=job.encoder
+        ),
+    }
+
+
+def in_batches(rows: Iterable[Rows], size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Stacks up to ``size`` rows at a time, so that a long log does not have to fit in memory."""
+    waiting: list[Rows] = []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == size:
+            yield stacked(waiting)
+            waiting = []
+    if waiting:
+        yield stacked(waiting)
+
+
+def target_config(encoder: EncoderConfig) -> TargetConfig:
+    """Targets on the encoder's grid."""
+    grid = encoder.grid
+    return TargetConfig(
+        x_min_m=grid.x_min_m, x_max_m=grid.x_max_m, y_min_m=grid.y_min_m, y_max_m=grid.y_max_m, cell_m=grid.cell_m
+    )
+
+
+def recovery_plan(view: Scene, logged: Scene) -> Floats:
+    """(8, 3) what a driver in a shifted view would do: keep the logged pace and swing back to the logged path.
+
+    The lateral offset falls from its start to zero along the way (a cubic that begins in the shifted heading), over
+    three seconds of driving but at least 8 m; a car that stands stays where it is. The offset along the path remains.
+    Following the logged poses from the next half second on would teach a swerve.
+    """
+    plan = logged.human_plan()
+    offset = relative_to(logged.current.ego.pose_global, view.current.ego.pose_global)
+    if not offset.any():
+        return plan
+    steps = np.hypot(*np.diff(plan[:, :2], axis=0, prepend=np.zeros((1, 2))).T)
+    length = max(_RETURN_M, _RETURN_S * float(np.hypot(*logged.current.ego.velocity_mps)))
+    way = np.clip(np.cumsum(steps) / length, 0.0, 1.0)
+    slope = np.tan(offset[2])
+    aside = offset[1] * (2 * way**3 - 3 * way**2 + 1) + slope * length * (way**3 - 2 * way**2 + way)
+    turn = np.arctan(offset[1] * 6 * (way**2 - way) / length + slope * (3 * way**2 - 4 * way + 1))
+    shifted = np.stack([np.full(FUTURE_FRAMES, offset[0]), aside, turn], axis=1)
+    return relative_to(offset, compose(plan, shifted))
+
+
+def _row_tokens(job: SampleJob, token: str) -> list[str]:
+    """A scene and, if it is one of the chosen share, its views."""
+    if job.views is None or _share(token, job.seed) >= job.samples.view_fraction:
+        return [token]
+    return [token, *(f"{token}-s{number}" for number in range(1, job.views.count + 1))]
+
+
+def _share(token: str, seed: int) -> float:
+    """A number in [0, 1) that is uniform over tokens."""
+    digest = hashlib.sha256(f"{seed} {token}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _judge(job: SampleJob, listing: Listing) -> None:
+    """Says what lacks; raises if nothing is left or nothing may lack."""
+    if not listing.scenes:
+        raise SceneError(f"split {job.split!r}: expected scenes to encode, found none; check its scene filter")
+    if not listing.incomplete:
+        return
+    found = f"split {job.split!r}: {listing.incomplete} of {listing.scenes} scenes lack sensor files"
+    found = f"{found}: {_counted(listing.absent)}"
+    if job.samples.incomplete == "error" or not listing.rows:
+        raise SceneError(
+            f"{found}; fetch them, take other sensors (model.encoder.cameras, model.encoder.lidar), or choose with "
+            "pretrain.samples.incomplete: leave_out does without them, blank shows black images and empty sweeps"
+        )
+    done = "left out" if job.samples.incomplete == "leave_out" else "black images and empty sweeps take their place"
+    log.warning("%s; %s (pretrain.samples.incomplete=%s)", found, done, job.samples.incomplete)
+
+
+def _counted(absent: Mapping[str, Mapping[str, int]]) -> str:
+    """Sensors with their number of scenes, over all and by log."""
+    everywhere: Counter[str] = Counter()
+    for counts in absent.values():
+        everywhere.update(counts)
+    shown = [f"{name} ({_sensors(absent[name])})" for name in sorted(absent)[:_SHOWN]]
+    more = f" and {len(absent) - _SHOWN} logs more" if len(absent) > _SHOWN else ""
+    return f"{_sensors(everywhere)}; by log: {', '.join(shown)}{more}"
+
+
+def _sensors(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{sensor} in {counts[sensor]}" for sensor in sorted(counts))
+
+
+def _what_matters(encoder: EncoderConfig) -> dict[str, Any]:
+    """The part of the encoder's configuration that shapes samples; networks of other sizes share them."""
+    values = encoder.model_dump(mode="json")
+    return {
+        "sensors": {name: values[name] for name in ("cameras", "grid", "lidar")},
+        "language": values["semantic"]["language"],
+        "targets": {name: values["perception"][name] for name in ("max_boxes", "map_classes")},
+    }
