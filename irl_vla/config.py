@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Self, TypeVar, Union, get_args, get_origin
@@ -59,6 +60,9 @@ class Config(BaseModel):
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
+#: What YAML makes of a plain word that a person may have meant as text: 007, 1e3, 2026-11-27, on.
+_SCALARS: Final = (bool, int, float, date)
+
 
 def load_values(path: Path) -> dict[str, Any]:
     """Reads a YAML mapping.
@@ -77,8 +81,13 @@ def load_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(arguments: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
     """Turns ``key=value`` arguments (values in YAML syntax) into a mapping of dotted keys.
+
+    Where the key takes a text or a path, a number or a date stays as it was written: ``name=007``, ``name=1e3``.
+
+    Args:
+        model: the configuration that the keys belong to.
 
     Raises:
         ConfigError: if an argument has no ``=`` or its value is not YAML.
@@ -89,7 +98,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"override {argument!r}: expected key=value, e.g. finetune.iterations=20")
         try:
-            overrides[key] = _yaml_scalar(text)
+            overrides[key] = _value(text, _takes_text(model, key))
         except yaml.YAMLError as error:
             raise ConfigError(f"override {argument!r}: the value is not valid YAML") from error
     return overrides
@@ -108,8 +117,10 @@ def validated(model: type[AnyConfig], values: Mapping[str, Any], source: str) ->
         raise ConfigError(f"{source}: " + "; ".join(problems)) from error
 
 
-def _yaml_scalar(text: str) -> Any:
+def _value(text: str, takes_text: bool) -> Any:
     value = yaml.safe_load(text)
+    if takes_text:
+        return text if isinstance(value, _SCALARS) else value
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
         try:
             return float(value)
@@ -142,7 +153,13 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_nearest(path[-1], _fields_at(model, path[:-1]))}"
-    return f"{key}: {problem['msg']}, found {problem['input']!r}"
+    found = problem["input"]
+    hint = (
+        f"; in quotes it is text: {path[-1]}: '{found}'"
+        if _takes_text(model, key) and isinstance(found, _SCALARS)
+        else ""
+    )
+    return f"{key}: {problem['msg']}, found {found!r}{hint}"
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
@@ -153,14 +170,25 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
     """Class of the section at a path, which may be an optional one; None if there is no such section."""
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-        if len(kinds) == 1 and get_origin(annotation) in (Union, UnionType):
-            annotation = kinds[0]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        kind = _kind(model, part)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return None
-        model = annotation
+        model = kind
     return model
+
+
+def _takes_text(model: type[BaseModel], dotted: str) -> bool:
+    """True if the value at a dotted key is a text or a path, or may be one besides None."""
+    *sections, leaf = dotted.split(".")
+    section = _section(model, sections)
+    return section is not None and _kind(section, leaf) in (str, Path)
+
+
+def _kind(model: type[BaseModel], field: str) -> Any:
+    """Type of a field, of an optional one without the None; None if there is no such field."""
+    annotation = model.model_fields[field].annotation if field in model.model_fields else None
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 and get_origin(annotation) in (Union, UnionType) else annotation
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -78,11 +78,6 @@ def rear_axle_to_centre(poses: Floats, body: VehicleBody = PACIFICA) -> Floats:
     return compose(poses, np.array([body.rear_axle_to_centre, 0.0, 0.0]))
 
 
-def centre_to_rear_axle(poses: Floats, body: VehicleBody = PACIFICA) -> Floats:
-    """Moves ego box centres (..., 3) back to the rear axle."""
-    return compose(poses, np.array([-body.rear_axle_to_centre, 0.0, 0.0]))
-
-
 def box_corners(centres: Floats, length: Floats | float, width: Floats | float) -> Floats:
     """Corners of oriented boxes.
 

@@ -30,13 +30,12 @@ MAY_IMPORT = {
     "judge": JUDGE,
     "train": JUDGE,
     "rl": JUDGE | {"train"},
-    "stages": JUDGE | {"world", "train", "rl", "cli"},
+    "stages": JUDGE | {"world", "train", "rl"},
     "cli": JUDGE | {"world", "train", "rl", "stages"},
-    "pipelines": {"stages"},
+    "pipelines": {"cli"},
 }
 RAY_LAYERS = {"judge", "train", "rl", "stages", "cli", "pipelines"}
 RAY_MODULES = {"irl_vla/ledger/shards.py", "irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
-MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 
 

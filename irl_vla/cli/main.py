@@ -44,9 +44,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(known).parse_args(arguments)
     if options.stage in known:
         return known[options.stage].run(options)
-    from irl_vla.stages.run import execute
+    return execute(options.stage, options.config, options.overrides, options.print_config)
 
-    return execute(options.stage.replace("-", "_"), options.config, options.overrides, options.print_config)
+
+def stage_entry(stage: str, module: str) -> None:
+    """Entry of a cluster job: runs a stage if ``module``, a file of ``pipelines/``, is the program that was started.
+
+    Args:
+        stage: as on the command line, e.g. "train-reward".
+        module: the ``__name__`` of the file.
+    """
+    if module != "__main__":
+        return
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{stage.replace('-', '_')}", description=_STAGES[stage].capitalize()
+    )
+    _add_stage_arguments(parser)
+    options = parser.parse_args()
+    sys.exit(execute(stage, options.config, options.overrides, options.print_config))
+
+
+def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
+    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
+    from irl_vla.cli.outcome import exit_status
+
+    def work() -> None:
+        from irl_vla.stages.experiment import load_experiment
+        from irl_vla.stages.run import STAGES
+
+        experiment = load_experiment(config, overrides)
+        if print_config:
+            sys.stdout.write(experiment.to_yaml())
+        else:
+            STAGES[stage.replace("-", "_")](experiment)
+
+    return exit_status(work)
 
 
 def _commands() -> Mapping[str, Command]:
@@ -63,12 +95,16 @@ def _parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, summary in _STAGES.items():
         stage = subparsers.add_parser(name, help=summary, description=summary)
-        stage.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
-        stage.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
-        stage.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+        _add_stage_arguments(stage)
     for name, command in known.items():
         command.add_arguments(subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY))
     return parser
+
+
+def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
 
 
 if __name__ == "__main__":

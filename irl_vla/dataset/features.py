@@ -1,6 +1,6 @@
 """Turns a scene into what a policy sees of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
@@ -14,7 +14,7 @@ from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.sensors import has_image, has_sweep, load_image, load_sweep
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.geometry import Floats, compose, relative_to
-from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, Camera, Frame, Observation, Scene
+from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, Camera, Frame, MapView, Observation, Scene
 
 QUESTION: Final = "What is your driving decision for the next four seconds?"
 #: Rows of a stored sweep that an observation keeps: x, y, z, intensity.
@@ -29,6 +29,10 @@ class SensorSource(Protocol):
 
     def sweep(self, scene: Scene, frame: Frame) -> NDArray[np.float32] | None:
         """A LiDAR sweep (6, n) in this frame's ego frame; None where there is none."""
+
+
+#: Gives the sensors of shifted views of a scene, from the scene as logged and its map.
+ViewSensors = Callable[[Scene, MapView], SensorSource]
 
 
 @dataclass(frozen=True, slots=True)

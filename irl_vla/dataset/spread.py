@@ -1,4 +1,8 @@
-"""Work on many items spread over processes, a few ahead at a time."""
+"""Work on many items spread over processes, a few ahead at a time.
+
+Python's own pool with two additions, because joblib's workers live on for minutes when their parent is killed, and each
+prints a traceback at Ctrl-C.
+"""
 
 import os
 import signal

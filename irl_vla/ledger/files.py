@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, manifests and content hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from irl_vla.errors import CheckpointError
+from irl_vla.errors import CheckpointError, IrlVlaError
 
 MANIFEST_NAME = "manifest.json"
+#: Errors that a write to an open file may meet.
+_OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside ``path``; renames it on success, removes it on failure."""
+    """Yields a temporary name beside ``path``; renames it on success, removes it on failure.
+
+    Raises:
+        OSError: naming ``path``, if the disk is full or the like; libraries name no file, and some not even the reason.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -91,6 +98,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
+    except Exception as error:
+        reason = None if isinstance(error, IrlVlaError) else _why_not_written(temporary, error)
+        if reason is None:
+            raise
+        raise OSError(reason, os.strerror(reason), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -105,3 +117,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a binary file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _why_not_written(path: Path, error: Exception) -> int | None:
+    """Error number of what keeps a file from growing, None if it still can.
+
+    Torch, numpy and safetensors say in words of their own that a write has failed, so the file itself is asked.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.filename is None and error.errno in _OF_THE_DISK else None
+    if not path.exists():
+        return None
+    try:
+        with path.open("ab") as stream:
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as refusal:
+        return refusal.errno if refusal.errno in _OF_THE_DISK else None
+    return None

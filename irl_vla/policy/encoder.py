@@ -127,13 +127,6 @@ class SceneEncoder(nn.Module):
         return torch.stack([answers // paths, answers % paths], dim=1)
 
 
-def build_encoder(config: EncoderConfig, seed: int) -> SceneEncoder:
-    """An encoder whose initial weights depend on configuration and seed alone; leaves torch's generator untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SceneEncoder(config)
-
-
 def weighted_loss(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
     """Sum of the encoder's losses under the configured weights."""
     return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()

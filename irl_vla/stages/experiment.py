@@ -137,7 +137,7 @@ def load_experiment(path: Path, overrides: Sequence[str]) -> Experiment:
     """
     values = {"name": path.stem, **load_values(path)}
     experiment = validated(Experiment, values, source=str(path))
-    return experiment.with_overrides(parse_overrides(overrides))
+    return experiment.with_overrides(parse_overrides(overrides, Experiment))
 
 
 class StageFolder:

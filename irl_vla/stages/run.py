@@ -1,47 +1,21 @@
-"""The stages, each a function of the experiment; the command line and cluster jobs start here.
+"""The stages, each a function of the experiment.
 
 A stage that is whole is left alone, one that was interrupted goes on where it stopped. Heavy libraries are imported by
 the stage that needs them.
 """
 
-import argparse
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Final
 
-from irl_vla.cli.outcome import exit_status
 from irl_vla.config import Config
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
-from irl_vla.stages.experiment import Experiment, StageFolder, load_experiment
+from irl_vla.stages.experiment import Experiment, StageFolder
 from irl_vla.stages.folders import bank_path, policy_path, prepared, task_spec, training_scorer, validation_spec
 
 log = logging.getLogger(__name__)
-
-
-def main(stage: str, arguments: Sequence[str]) -> int:
-    """Entry of a cluster job: ``CONFIG [key=value ...]``; returns the exit status of :func:`execute`."""
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage}", description=STAGES[stage].__doc__)
-    parser.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
-    options = parser.parse_args(arguments)
-    return execute(stage, options.config, options.overrides)
-
-
-def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
-    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
-
-    def work() -> None:
-        experiment = load_experiment(config, overrides)
-        if print_config:
-            sys.stdout.write(experiment.to_yaml())
-        else:
-            STAGES[stage](experiment)
-
-    return exit_status(work)
 
 
 def generate(experiment: Experiment) -> None:
@@ -67,7 +41,7 @@ def pretrain(experiment: Experiment) -> None:
         from irl_vla.ledger.storage import Location
         from irl_vla.train.imitation import PretrainInputs
         from irl_vla.train.imitation import pretrain as imitate
-        from irl_vla.world.painted_views import view_painter
+        from irl_vla.world.painted_views import view_sensors
 
         validation = prepared(experiment, experiment.data.val)
         inputs = PretrainInputs(
@@ -77,8 +51,8 @@ def pretrain(experiment: Experiment) -> None:
             validation=validation,
             scorer=training_scorer(experiment),
             views=experiment.views,
+            view_sensors=view_sensors(dataset, experiment.data_seed),
             data_seed=experiment.data_seed,
-            view_sensors=view_painter(dataset, experiment.data_seed),
             samples=Location.of(experiment.shared / "samples"),
         )
         policy = imitate(

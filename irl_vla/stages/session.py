@@ -1,11 +1,17 @@
 """The connection to Ray: a local instance sized for one machine, or a running cluster."""
 
+import atexit
 import logging
 import os
+import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import Field, field_validator
 
@@ -16,6 +22,7 @@ _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_RAISE_ORIGINAL_MAP_EXCEPTION": "1",  # else the kind of an error in a worker is lost
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at the default of 2 s a reported checkpoint can be lost in a crash
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -59,6 +66,8 @@ class RayConfig(Config):
 def ray_session(config: RayConfig) -> Iterator[None]:
     """Connects to Ray for the duration of a stage; an existing connection is used and left as it is.
 
+    What workers log is shown while the stage runs (:mod:`irl_vla.stages.worker_log`).
+
     Raises:
         ClusterError: if the cluster cannot be reached in time.
     """
@@ -66,8 +75,11 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    from irl_vla.stages.worker_log import stage_messages, worker_messages
+
     if ray.is_initialized():
-        yield
+        with stage_messages():
+            yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
@@ -75,32 +87,80 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             _start(config)
         else:
             _join(address, config.connect_timeout_s)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = address or "a local instance"
-        remedy = "check ray.address and the token (RAY_AUTH_TOKEN_PATH)" if address else "see the message above"
+        remedy = "see the message above"
+        if address:
+            remedy = "check ray.address and the token (RAY_AUTH_TOKEN_PATH)"
+        elif isinstance(error, OSError):
+            remedy = "set TMPDIR to a folder with a short path, on a disk with space, where this user may write"
         raise ClusterError(f"Ray at {where}: {error}; {remedy}") from error
     log.info("Ray: %s, %s", address or "local", ray.cluster_resources())
     try:
-        yield
+        with worker_messages():
+            yield
     finally:
         ray.shutdown()
 
 
 def _start(config: RayConfig) -> None:
-    import ray
-
-    ray.init(
+    _keep_token()
+    _init(
         num_cpus=config.cpus,
         object_store_memory=config.object_store_mb * 1024 * 1024,
         include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
+        runtime_env={},
     )
 
 
-def _join(address: str, timeout_s: float) -> None:
+def _init(runtime_env: Mapping[str, Any], **arguments: Any) -> None:
+    """``ray.init`` with what every connection has: quiet, and workers that send their messages to this process."""
     import ray
+    from ray import cloudpickle
 
+    from irl_vla.stages import worker_log
+
+    # By value: a worker that starts does not know yet where the project lies.
+    cloudpickle.register_pickle_by_value(worker_log)
+    try:
+        ray.init(
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            runtime_env={**runtime_env, "worker_process_setup_hook": worker_log.install},
+            **arguments,
+        )
+    finally:
+        cloudpickle.unregister_pickle_by_value(worker_log)
+
+
+def _keep_token() -> None:
+    """Lets a local instance keep its token elsewhere if the home folder takes no file (read-only, full, absent)."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        if (folder / "auth_token").is_file():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"token")
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_private_token())
+        log.info("Ray keeps its token in a temporary folder: %s", error)
+
+
+@cache
+def _private_token() -> Path:
+    """A token for the life of this process; Ray reads it once and then knows it by heart."""
+    folder = Path(tempfile.mkdtemp(prefix="irl-vla-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "auth_token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return path
+
+
+def _join(address: str, timeout_s: float) -> None:
     if not _is_joinable(address):
         raise ClusterError(
             f"RAY_ADDRESS={address}: expected the host:port of a Ray head; unset it to run locally, or submit the "
@@ -113,12 +173,7 @@ def _join(address: str, timeout_s: float) -> None:
     attempts = os.environ.get(_ATTEMPTS)
     os.environ[_ATTEMPTS] = attempts or "1"
     try:
-        ray.init(
-            address=address,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-        )
+        _init(address=address, runtime_env={"env_vars": environment})
     finally:
         if attempts is None:  # would cut short the start of a local instance
             del os.environ[_ATTEMPTS]

@@ -7,7 +7,7 @@ log are one shard. Before that, one look at every scene tells which rows there w
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irl_vla.dataset.config import TargetConfig, ViewConfig
-from irl_vla.dataset.features import SensorSource, StoredSensors, build_observation
+from irl_vla.dataset.features import SensorSource, StoredSensors, ViewSensors, build_observation
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
@@ -32,13 +32,10 @@ from irl_vla.policy.batch import encode_sample, encode_targets, stacked
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.policy.token_bank import ORIGINAL
-from irl_vla.scene import FUTURE_FRAMES, MapView, Scene
+from irl_vla.scene import FUTURE_FRAMES, Scene
 from irl_vla.train.config import SampleConfig
 from irl_vla.train.loop import session_cpus
 from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
-
-#: Sensors of a shifted view, given the logged scene and the map; small and picklable.
-ViewSensors = Callable[[Scene, MapView], SensorSource]
 
 _ROWS_PER_BATCH: Final = 32
 _SHOWN: Final = 5

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from irl_vla.dataset.config import DataConfig, ViewConfig
+from irl_vla.dataset.features import ViewSensors
 from irl_vla.dataset.layout import Dataset
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
@@ -34,7 +35,7 @@ from irl_vla.policy.vla import Policy, build_policy, save_policy
 from irl_vla.train.bank import write_bank
 from irl_vla.train.config import ImitationConfig
 from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
-from irl_vla.train.encode import SampleJob, ViewSensors, write_samples
+from irl_vla.train.encode import SampleJob, write_samples
 from irl_vla.train.loader import batch_rows, prefetched, step_generator, step_seed
 from irl_vla.train.loop import (
     Entry,
@@ -79,8 +80,8 @@ class PretrainInputs:
     validation: PreparedStore | None
     scorer: ScorerConfig
     views: ViewConfig
-    data_seed: int
     view_sensors: ViewSensors | None
+    data_seed: int
     samples: Location
 
 

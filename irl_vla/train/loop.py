@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from irl_vla.errors import ClusterError
+from irl_vla.ledger.files import atomic_path
 from irl_vla.ledger.storage import Location
 
 #: Receives metrics and the step that they belong to.
@@ -167,7 +168,8 @@ def report_state(state: Mapping[str, Any], entries: Sequence[Entry], selection: 
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(dict(state), Path(folder) / _STATE_NAME)
+        with atomic_path(Path(folder) / _STATE_NAME) as temporary:
+            torch.save(dict(state), temporary)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

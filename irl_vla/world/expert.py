@@ -87,28 +87,6 @@ def step(path: Floats, state: ExpertState, wanted_mps2: float, generator: np.ran
     return ExpertState(x, y, heading, speed, acceleration, steering, along, wander, noted)
 
 
-def scripted(poses: Floats, path: Floats, start: ExpertState, step_s: float) -> list[ExpertState]:
-    """States of an ego that is moved along given poses.
-
-    Args:
-        poses: (S, 3) rear axle, ``step_s`` apart.
-        path: (V, 3) along which its progress counts; ``start`` is the state that it was in.
-    """
-    moves = np.diff(poses[:, :2], axis=0)
-    forward = moves[:, 0] * np.cos(poses[:-1, 2]) + moves[:, 1] * np.sin(poses[:-1, 2])
-    speeds = np.maximum(np.append(forward, forward[-1]) / step_s, 0.0)
-    accelerations = np.gradient(speeds, step_s)
-    turns = wrap_angle(np.diff(poses[:, 2], append=poses[-1, 2]))
-    curvature = np.where(speeds > 0.1, turns / np.maximum(speeds * step_s, 1e-3), 0.0)
-    along, states = start.along_m, []
-    for pose, speed, acceleration, bend in zip(poses, speeds, accelerations, curvature, strict=True):
-        along = project(path, pose, along, 15.0)
-        steering = float(steering_for(bend))
-        x, y, heading = (float(value) for value in pose)
-        states.append(ExpertState(x, y, heading, float(speed), float(acceleration), steering, along, 0.0))
-    return states
-
-
 def _eased(now: float, wanted: float) -> float:
     wanted = max(wanted, _HARDEST_MPS2)
     down = _JERK_HARD_MPS3 if wanted < -3.0 else _JERK_DOWN_MPS3

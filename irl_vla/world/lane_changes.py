@@ -77,12 +77,10 @@ class Change(NamedTuple):
     to_lane: bool
 
 
-def reconsider(scenario: Scenario, tracks: Tracks, now: Situation, *, ego_decides: bool) -> tuple[Tracks, list[Change]]:
-    """Lets drivers change paths; the ego only if ``ego_decides``, for it may be on given poses."""
+def reconsider(scenario: Scenario, tracks: Tracks, now: Situation) -> tuple[Tracks, list[Change]]:
+    """Lets drivers change paths."""
     changes: list[Change] = []
     for change in _wishes(scenario, tracks, now):
-        if change.driver == EGO and not ego_decides:
-            continue
         tracks = put_on(tracks, scenario, change.driver, change.row)
         changes.append(change)
     return tracks, changes

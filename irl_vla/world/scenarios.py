@@ -39,7 +39,7 @@ from irl_vla.world.places import (
     undisturbed_s,
 )
 from irl_vla.world.roads.network import Network, kerb_lane, make_route
-from irl_vla.world.stage import Cast, Stage
+from irl_vla.world.setting import Cast, Setting
 
 KINDS: Final = (
     "cruise",
@@ -140,7 +140,7 @@ def draw_scenario(network: Network, kind: str, generator: np.random.Generator) -
     route = make_route(network, movement)
     place = draw_place(network, kind, route, ego_style(generator), generator)
     signal = _signal(network, kind, place, generator)
-    cast = draw_cast(kind, Stage(network, place, signal, generator))
+    cast = draw_cast(kind, Setting(network, place, signal, generator))
     drivers = [ego_driver(place), *cast.drivers]
     density = _DENSITY.get(kind, 0.9) * generator.uniform(0.6, 1.3)
     drivers += surroundings.draw_traffic(network, drivers, signal, density, generator)

@@ -1,17 +1,12 @@
-"""Moves everybody of a scenario at 10 Hz; agents react to each other and to the ego.
+"""Moves everybody of a scenario at 10 Hz; agents react to each other and to the ego."""
 
-:func:`simulate` drives and records a scenario; :func:`continue_from` takes a recorded moment and goes on with the ego
-on given poses, with everybody else as recorded or reacting.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from irl_vla.driving.idm import IdmParameters, idm_acceleration
-from irl_vla.errors import SceneError
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre
 from irl_vla.world import expert
 from irl_vla.world.clock import RECORD_EVERY, STEP_S
@@ -88,50 +83,6 @@ def simulate(
     return moments
 
 
-def continue_from(
-    scenario: Scenario, moments: Sequence[Moment], index: int, ego_poses: Floats, *, reactive: bool
-) -> list[Moment]:
-    """Goes on from a recorded moment with the ego on given poses; nothing is drawn, so the result is determined.
-
-    Args:
-        moments: of :func:`simulate` for this scenario.
-        index: the moment to go on from.
-        ego_poses: (5 F + 1, 3) rear axle in the map's frame every 0.1 s, the first at the moment's time.
-        reactive: True lets drivers and pedestrians respond to this ego from then on, False keeps them as recorded.
-
-    Returns:
-        F + 1 moments, the first at the time of ``moments[index]`` with the ego on its first pose.
-
-    Raises:
-        SceneError: if the poses do not fill whole recording intervals, or the record ends before they do.
-    """
-    count = (len(ego_poses) - 1) // RECORD_EVERY + 1
-    if len(ego_poses) < 2 or (len(ego_poses) - 1) % RECORD_EVERY:
-        raise SceneError(
-            f"ego poses: expected 5 F + 1 of them, 0.1 s apart, found {len(ego_poses)}; complete the last half second"
-        )
-    if not 0 <= index < len(moments) or (not reactive and index + count > len(moments)):
-        raise SceneError(
-            f"a {scenario.kind!r} drive of {len(moments)} moments: expected {count} of them from number {index} on, "
-            "which the record does not have; continue from an earlier one, or let the others react"
-        )
-    egos = expert.scripted(ego_poses, moments[index].ego_path, moments[index].ego, STEP_S)
-    if not reactive:
-        return [
-            _with_other_ego(moment, egos[RECORD_EVERY * number])
-            for number, moment in enumerate(moments[index : index + count])
-        ]
-    fixed, state = _fixed(scenario), _with_ego(moments[index].state, egos[0])
-    first = round(moments[index].time_s / STEP_S)
-    result = []
-    for tick, ego in enumerate(egos):
-        state = _with_ego(state, ego)
-        if tick % RECORD_EVERY == 0:
-            result.append(_moment(scenario, state, (first + tick) * STEP_S))
-        state, _ = _step(scenario, fixed, state, (first + tick) * STEP_S, ego_decides=False)
-    return result
-
-
 def _initial(scenario: Scenario) -> State:
     drivers, tracks = scenario.drivers, make_tracks(scenario)
     along = np.array([item.start_m for item in drivers])
@@ -185,9 +136,7 @@ def _outline(poses: Floats, lengths: Floats, widths: Floats) -> Floats:
     return np.concatenate([box_corners(poses, lengths, widths), poses[:, None, :2]], axis=1)
 
 
-def _step(
-    scenario: Scenario, fixed: _Fixed, state: State, time_s: float, *, ego_decides: bool = True
-) -> tuple[State, float]:
+def _step(scenario: Scenario, fixed: _Fixed, state: State, time_s: float) -> tuple[State, float]:
     """Moves everybody but the ego by 0.1 s; also returns the acceleration that the ego should take."""
     poses = _poses(state)
     obstacles = _obstacles(scenario, fixed, state, poses)
@@ -202,7 +151,7 @@ def _step(
         widths=fixed.widths,
         time_s=time_s,
     )
-    tracks, changes = reconsider(scenario, state.tracks, situation, ego_decides=ego_decides)
+    tracks, changes = reconsider(scenario, state.tracks, situation)
     along, changed = state.along, state.changed
     for change in changes:
         along, changed = along.copy(), changed.copy()
@@ -318,15 +267,6 @@ def _with_ego(state: State, ego: expert.ExpertState) -> State:
     along[EGO] = ego.along_m + PACIFICA.rear_axle_to_centre
     speeds[EGO], accelerations[EGO] = ego.speed_mps, ego.acceleration_mps2
     return replace(state, along=along, speeds=speeds, accelerations=accelerations, ego=ego)
-
-
-def _with_other_ego(moment: Moment, ego: expert.ExpertState) -> Moment:
-    poses, speeds, accelerations = moment.poses.copy(), moment.speeds.copy(), moment.accelerations.copy()
-    poses[EGO] = rear_axle_to_centre(ego.pose)
-    speeds[EGO], accelerations[EGO] = ego.speed_mps, ego.acceleration_mps2
-    return replace(
-        moment, ego=ego, poses=poses, speeds=speeds, accelerations=accelerations, state=_with_ego(moment.state, ego)
-    )
 
 
 def _moment(scenario: Scenario, state: State, time_s: float) -> Moment:

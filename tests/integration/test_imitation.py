@@ -48,7 +48,7 @@ from irl_vla.train.samples import Samples, open_samples, sample_record, stored_l
 from irl_vla.train.validation import chosen_rows, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
-from irl_vla.world.painted_views import view_painter
+from irl_vla.world.painted_views import view_sensors
 from tests.unit.policy import scenes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
         scorer=ScorerConfig(),
         views=ViewConfig(),
         data_seed=5,
-        view_sensors=view_painter(dataset, 5),
+        view_sensors=view_sensors(dataset, 5),
         samples=Location.of(root / "samples"),
     )
 

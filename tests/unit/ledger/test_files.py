@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,38 @@ def test_atomic_path_leaves_nothing_after_a_failure(tmp_path: Path) -> None:
         write_half(tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+LIMITED = """
+import errno, resource, sys
+from pathlib import Path
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq, safetensors.torch, torch
+from irl_vla.ledger.files import atomic_path
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a small disk
+big, folder = np.arange(100_000.0), Path(sys.argv[1])
+writers = {
+    "numpy": lambda path: np.save(path.open("wb"), big),
+    "text": lambda path: path.write_text("x" * 100_000),
+    "parquet": lambda path: pq.write_table(pa.table({"a": big}), path),
+    "safetensors": lambda path: safetensors.torch.save_file({"a": torch.from_numpy(big)}, path),
+    "torch": lambda path: torch.save(torch.from_numpy(big), path),
+}
+for name, write in writers.items():
+    try:
+        with atomic_path(folder / name) as temporary:
+            write(temporary)
+    except OSError as error:
+        assert (error.errno, error.filename) == (errno.EFBIG, str(folder / name)), (name, error)
+        print(name)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_named_whatever_library_writes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, tmp_path]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["numpy", "text", "parquet", "safetensors", "torch"], done.stderr[-2000:]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_round_trip(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
-"""Exit statuses, the order of the stages, and one Ray session for all of them."""
+"""The order of the stages, and one Ray session for all of them."""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
 
-from irl_vla.errors import IrlVlaError, LogFormatError, SceneError
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
 from irl_vla.stages.experiment import Experiment
@@ -27,57 +24,6 @@ def fails_with(error: BaseException) -> Callable[[Experiment], None]:
         raise error
 
     return stage
-
-
-@pytest.mark.parametrize(
-    ("stage", "status", "message"),
-    [
-        (lambda experiment: None, 0, ""),
-        (fails_with(SceneError("scene abc: expected a route")), 2, "SceneError: scene abc: expected a route"),
-        (fails_with(KeyboardInterrupt()), 130, "interrupted; the same command resumes"),
-    ],
-)
-def test_exit_status(
-    config: Path, stage: Any, status: int, message: str, *, monkeypatch: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(stages.STAGES, "label", stage)
-    with caplog.at_level(logging.INFO):
-        assert stages.execute("label", config, []) == status
-        assert stages.main("label", [str(config)]) == status
-    assert message in caplog.text
-    assert "Traceback" not in caplog.text
-
-
-def test_errors_of_ray_tasks_read_like_those_of_the_driver(
-    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    cause = LogFormatError("a.pkl: frame 3: anns: expected the key")
-    remote = RayTaskError("encode_log", "Traceback (most recent call last): ...", cause).as_instanceof_cause()
-    monkeypatch.setitem(stages.STAGES, "pretrain", fails_with(remote))
-    assert stages.execute("pretrain", config, []) == 2
-    assert "LogFormatError: a.pkl: frame 3: anns: expected the key" in caplog.text
-    assert "Traceback" not in caplog.text
-
-
-def test_programming_errors_are_not_hidden(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stages.STAGES, "label", fails_with(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        stages.execute("label", config, [])
-
-
-def test_overrides_reach_the_stage(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Experiment] = []
-    monkeypatch.setitem(stages.STAGES, "finetune", seen.append)
-    assert stages.main("finetune", [str(config), "finetune.weights.safety=2", "seed=4"]) == 0
-    assert (seen[0].finetune.weights.safety, seen[0].seed, seen[0].name) == (2.0, 4, "x")
-
-
-def test_printing_the_configuration_runs_nothing(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(stages.STAGES, "run", fails_with(IrlVlaError("ran")))
-    assert stages.execute("run", config, ["seed=9"], print_config=True) == 0
-    assert "seed: 9\n" in capsys.readouterr().out
 
 
 def test_all_stages_run_in_order_within_one_session(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,18 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import ray
 
 from irl_vla.config import validated
 from irl_vla.errors import ClusterError, ConfigError
-from irl_vla.stages import session
+from irl_vla.stages import session, worker_log
 from irl_vla.stages.session import RayConfig, ray_session
 
 
@@ -31,6 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "cluster_resources", dict)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(worker_log, "worker_messages", nullcontext)
     return seen
 
 
@@ -104,9 +109,21 @@ def test_an_open_connection_is_used_and_left_open(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "init", lambda **arguments: pytest.fail("connected twice"))
     monkeypatch.setattr(ray, "shutdown", lambda: closed.append(True))
+    monkeypatch.setattr(worker_log, "stage_messages", nullcontext)
     with ray_session(RayConfig(address="127.0.0.1:1")):
         pass
     assert closed == []
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_named(
+    monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, object]]
+) -> None:
+    def refuse(**arguments: object) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /far/away/ray/session")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match=r"a local instance: .*107 bytes.*TMPDIR"), ray_session(RayConfig()):
+        pass
 
 
 def test_trouble_of_ray_becomes_a_cluster_error(
@@ -120,3 +137,66 @@ def test_trouble_of_ray_becomes_a_cluster_error(
     with pytest.raises(ClusterError, match=message), ray_session(RayConfig(address=listening)):
         pass
     assert session._ATTEMPTS not in os.environ
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A home folder without a token, and no token in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    session._private_token.cache_clear()
+
+
+def test_a_home_folder_that_can_be_written_is_rays_own_business(home: Path, calls: list[dict[str, object]]) -> None:
+    with ray_session(RayConfig()):
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["file/home", "file"])
+def test_without_a_home_folder_the_token_lies_elsewhere(
+    home: Path, name: str, calls: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("HOME", str(home / name))
+    with ray_session(RayConfig()):
+        path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text()) == 64
+    with ray_session(RayConfig()):
+        assert Path(os.environ["RAY_AUTH_TOKEN_PATH"]) == path, "Ray reads a token once a process"
+
+
+def test_a_token_that_was_given_is_kept(home: Path, calls: list[dict[str, object]]) -> None:
+    (home / "file").touch()
+    os.environ.update(HOME=str(home / "file"), RAY_AUTH_TOKEN_PATH="/elsewhere")
+    with ray_session(RayConfig()):
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/elsewhere"
+
+
+HOMELESS = """
+import os, ray
+from irl_vla.stages.session import RayConfig, ray_session
+
+with ray_session(RayConfig(cpus=1, object_store_mb=80)):
+    print(ray.get(ray.remote(lambda: 3).remote()), os.environ["RAY_AUTH_TOKEN_PATH"])
+"""
+
+
+def test_ray_starts_without_a_home_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run(
+        [sys.executable, "-c", HOMELESS],
+        env={**own, "HOME": str(tmp_path / "file" / "home")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer, token = done.stdout.split()
+    assert answer == "3"
+    assert "Traceback" not in done.stderr
+    assert not Path(token).exists(), "a token lives as long as its process"

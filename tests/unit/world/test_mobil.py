@@ -61,7 +61,7 @@ def wishes(network: Network, *others: Driver, ego: Driver | None = None, braking
         widths=widths,
         time_s=ITS_TURN_S,
     )
-    return reconsider(scenario, make_tracks(scenario), now, ego_decides=True)[1]
+    return reconsider(scenario, make_tracks(scenario), now)[1]
 
 
 def held_up(network: Network, style: DriverStyle = STYLE) -> tuple[Driver, Driver]:

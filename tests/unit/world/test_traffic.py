@@ -5,7 +5,6 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from irl_vla.errors import SceneError
 from irl_vla.geometry import box_corners
 from irl_vla.world import drivers, expert, interaction
 from irl_vla.world.drive import drive, is_clean
@@ -16,7 +15,6 @@ from irl_vla.world.moments import Moment
 from irl_vla.world.roads.layout import FAMILIES
 from irl_vla.world.roads.network import Network
 from irl_vla.world.scenarios import KINDS, possible_movements
-from irl_vla.world.traffic import continue_from
 from tests.unit.world.test_roads import make_network
 
 
@@ -160,59 +158,6 @@ def test_expert_keeps_to_its_path_and_touches_nobody(kind):
         assert -4.05 < ego.acceleration_mps2 < 2.4
         assert abs(ego.lateral_acceleration_mps2) < 4.0
     assert moments[-1].ego.along_m > moments[0].ego.along_m + 10.0
-
-
-def ego_at_10_hz(moments: list[Moment], first: int, last: int) -> np.ndarray:
-    times = np.array([moment.time_s for moment in moments[first : last + 1]])
-    poses = np.array([moment.ego.pose for moment in moments[first : last + 1]])
-    steps = times[0] + 0.1 * np.arange(5 * (last - first) + 1)
-    heading = np.unwrap(poses[:, 2])
-    return np.column_stack([np.interp(steps, times, column) for column in (*poses[:, :2].T, heading)])
-
-
-def test_replay_keeps_the_others_and_moves_the_ego():
-    scenario, moments = recorded("follow")
-    poses = ego_at_10_hz(moments, 6, 14) + np.array([0.0, 0.5, 0.0])
-    replayed = continue_from(scenario, moments, 6, poses, reactive=False)
-    assert [moment.time_s for moment in replayed] == [moment.time_s for moment in moments[6:15]]
-    for found, logged in zip(replayed, moments[6:15], strict=True):
-        np.testing.assert_array_equal(found.poses[1:], logged.poses[1:])
-        np.testing.assert_array_equal(found.walkers, logged.walkers)
-    np.testing.assert_allclose(replayed[4].ego.pose, poses[20])
-
-
-def test_reactive_traffic_hardly_notices_an_ego_that_drives_as_logged():
-    scenario, moments = recorded("follow")
-    found = continue_from(scenario, moments, 6, ego_at_10_hz(moments, 6, 12), reactive=True)
-    there = ~np.isnan(found[-1].poses[:, 0]) & ~np.isnan(moments[12].poses[:, 0])
-    assert np.abs(found[-1].poses - moments[12].poses)[there].max() < 0.6
-
-
-def test_followers_stop_behind_an_ego_that_stops_only_if_they_react():
-    scenario, moments = recorded("tailgater")
-    ego, seconds = moments[6].ego, 0.1 * np.arange(41)
-    seconds = np.minimum(seconds, ego.speed_mps / 3.0)
-    driven = ego.speed_mps * seconds - 1.5 * seconds**2  # brakes to a standstill
-    stopping = ego.pose + driven[:, None] * [np.cos(ego.heading), np.sin(ego.heading), 0.0]
-    assert not is_clean(scenario, continue_from(scenario, moments, 6, stopping, reactive=False))
-    assert is_clean(scenario, continue_from(scenario, moments, 6, stopping, reactive=True))
-
-
-def test_continuing_is_determined_and_leaves_the_record_alone():
-    scenario, moments = recorded("cut_in")
-    before = moments[8].state.along.copy()
-    poses = ego_at_10_hz(moments, 8, 12)
-    first, second = (continue_from(scenario, moments, 8, poses, reactive=True) for _ in range(2))
-    np.testing.assert_array_equal(first[-1].poses, second[-1].poses)
-    np.testing.assert_array_equal(moments[8].state.along, before)
-
-
-def test_continuing_names_what_is_missing():
-    scenario, moments = recorded("follow")
-    with pytest.raises(SceneError, match=r"5 F \+ 1"):
-        continue_from(scenario, moments, 3, np.zeros((7, 3)), reactive=True)
-    with pytest.raises(SceneError, match="does not have"):
-        continue_from(scenario, moments, 25, np.zeros((41, 3)), reactive=False)
 
 
 def test_drives_are_a_function_of_the_generator():

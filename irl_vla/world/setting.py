@@ -28,7 +28,7 @@ class Cast(NamedTuple):
     focus: int = -1
 
 
-class Stage(NamedTuple):
+class Setting(NamedTuple):
     """What a cast is drawn for."""
 
     network: Network
