@@ -81,3 +81,16 @@ def test_an_unknown_key_is_refused_with_the_nearest(path: Path, tmp_path: Path) 
         load_experiment(path, ["evaluate.bootstrap_sample=300"])
     with pytest.raises(ConfigError, match=r"no section 'model\.encoder\.gird'; did you mean 'grid'"):
         load_experiment(path, ["model.encoder.gird.cell_m=2"])
+
+
+def test_the_full_size_validates_on_drives_held_out_of_training() -> None:
+    """`navmini` is made of training scenes; what `irl-vla split --from navtrain` writes is not."""
+    full = next(path for path in CONFIGS if path.stem == "full")
+    data = load_experiment(full, []).data
+    assert data.splits == {"train": "navtrain_train", "val": "navtrain_val", "test": "navtest"}
+    assert "irl-vla split /data/openscene --from navtrain --hold-out 0.05" in full.read_text()
+
+
+@each
+def test_every_role_has_a_split_of_its_own(path: Path) -> None:
+    assert len(set(load_experiment(path, []).data.splits.values())) == 3

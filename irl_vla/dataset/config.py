@@ -33,6 +33,11 @@ class DataConfig(Config):
     val: str = "val"
     test: str = "test"
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """Split names by role."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 class SensorConfig(Config):
     """What :func:`irl_vla.dataset.features.build_observation` puts into an observation.

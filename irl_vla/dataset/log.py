@@ -69,6 +69,17 @@ class Log:
         """True if the frame's route names at least one roadblock."""
         return len(RawFrame(self.path, index, self.raw[index]).sequence("roadblock_ids")) > 0
 
+    def image_paths(self, index: int) -> dict[str, str]:
+        """File of each camera of a frame, relative to the sensor folder; a camera without an entry is left out."""
+        entries = RawFrame(self.path, index, self.raw[index]).inner("cams")
+        found = {str(name): entries.inner(name) for name in entries.values}
+        return {name: entry.text("data_path") for name, entry in found.items() if entry.values}
+
+    def sweep_path(self, index: int) -> str | None:
+        """File of the LiDAR sweep of a frame, None if the log has none."""
+        raw = RawFrame(self.path, index, self.raw[index])
+        return None if raw.get("lidar_path") is None else raw.text("lidar_path")
+
     def frame(self, index: int) -> Frame:
         """The frame at an index (0 .. len - 1).
 

@@ -17,7 +17,17 @@ from irl_vla.dataset.splits import LogLayout, SceneRef, Split, StagePair, read_l
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.scene import Scene
 
-__all__ = ["SceneRef", "iter_scenes", "load_scene", "scene_refs", "split_logs"]
+__all__ = [
+    "SceneRef",
+    "iter_scenes",
+    "load_scene",
+    "logs_of",
+    "refs_of",
+    "scene_refs",
+    "second_stage_scene",
+    "split_logs",
+    "windows",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +41,12 @@ def split_logs(dataset: Dataset, split: str) -> list[str]:
     Raises:
         LogFormatError: if the log folder, or a log that the split names, is missing.
     """
-    selection = read_split(dataset, split)
+    return logs_of(dataset, read_split(dataset, split))
+
+
+def logs_of(dataset: Dataset, selection: Split) -> list[str]:
+    """As :func:`split_logs`, of a split that has been read."""
+    split = selection.name
     folder = dataset.log_folder(selection.data_split)
     present = sorted(path.stem for path in folder.glob("*.pkl"))
     if not present:
@@ -52,12 +67,17 @@ def scene_refs(dataset: Dataset, split: str, logs: Sequence[str] | None = None) 
     Raises:
         LogFormatError: if a log breaks the format, or two scenes share a token.
     """
+    return refs_of(dataset, read_split(dataset, split), logs)
+
+
+def refs_of(dataset: Dataset, selection: Split, logs: Sequence[str] | None = None) -> list[SceneRef]:
+    """As :func:`scene_refs`, of a split that has been read."""
     found: dict[str, SceneRef] = {}
-    for ref, _ in _windows(dataset, split, logs):
+    for ref, _ in windows(dataset, selection, logs):
         if ref.token in found:
             raise LogFormatError(
-                f"split {split!r}: expected a token once, found {ref.token} in the logs {found[ref.token].log_name} "
-                f"and {ref.log_name}; remove one of them"
+                f"split {selection.name!r}: expected a token once, found {ref.token} in the logs "
+                f"{found[ref.token].log_name} and {ref.log_name}; remove one of them"
             )
         found[ref.token] = ref
     return list(found.values())
@@ -78,9 +98,9 @@ def iter_scenes(
     """
     wanted = None if tokens is None else set(tokens)
     selection = read_split(dataset, split)
-    for ref, log in _windows(dataset, split, logs):
+    for ref, log in windows(dataset, selection, logs):
         if wanted is None or ref.token in wanted:
-            yield _second_stage(dataset, selection, ref) if log is None else _scene(selection, log, ref)
+            yield second_stage_scene(dataset, selection, ref) if log is None else _scene(selection, log, ref)
             if wanted is not None:
                 wanted.discard(ref.token)
                 if not wanted:
@@ -102,7 +122,7 @@ def load_scene(dataset: Dataset, split: str, token: str) -> Scene:
     if ref is None:
         raise SceneError(f"{token}: expected in split {split!r}, not found")
     if ref.token in _second_tokens(selection):
-        return _second_stage(dataset, selection, ref)
+        return second_stage_scene(dataset, selection, ref)
     path = folder / f"{ref.log_name}.pkl"
     return _scene(selection, _recent_log(path, path.stat().st_mtime_ns, _annotated(selection)), ref)
 
@@ -117,7 +137,7 @@ def _recent_split(dataset: Dataset, name: str, modified_ns: int) -> Split:
 @lru_cache(maxsize=8)
 def _index(dataset: Dataset, split: Split, folder_modified_ns: int) -> dict[str, SceneRef]:
     del folder_modified_ns
-    return {ref.token: ref for ref in scene_refs(dataset, split.name)}
+    return {ref.token: ref for ref in refs_of(dataset, split)}
 
 
 @lru_cache(maxsize=4)
@@ -130,20 +150,19 @@ def _annotated(split: Split) -> bool:
     return not split.data_split.startswith(UNANNOTATED_PREFIX)
 
 
-def _windows(dataset: Dataset, split: str, logs: Sequence[str] | None) -> Iterator[tuple[SceneRef, Log | None]]:
+def windows(dataset: Dataset, selection: Split, logs: Sequence[str] | None) -> Iterator[tuple[SceneRef, Log | None]]:
     """The official window rule: every ``step`` frames a window; short and routeless ones are dropped.
 
     Second-stage scenes follow those of the log that they belong to, without a log.
     """
-    selection = read_split(dataset, split)
     rule = selection.scene_filter
     if rule.include_synthetic_scenes and not selection.stage_pairs:
-        logger.warning("split %s: its file has no mapping of second-stage scenes; logged scenes only", split)
+        logger.warning("split %s: its file has no mapping of second-stage scenes; logged scenes only", selection.name)
     layouts = read_layouts(dataset)
     pair_of = {token: pair for pair in selection.stage_pairs for token in (pair.now, pair.previous)}
     kept = None if rule.tokens is None else frozenset(rule.tokens)
     left = rule.max_scenes
-    for name in split_logs(dataset, split) if logs is None else logs:
+    for name in logs_of(dataset, selection) if logs is None else logs:
         if left == 0:
             return
         path = dataset.log_folder(selection.data_split) / f"{name}.pkl"
@@ -171,7 +190,12 @@ def _second_tokens(split: Split) -> frozenset[str]:
     return frozenset(token for pair in split.stage_pairs for token in pair.second_tokens)
 
 
-def _second_stage(dataset: Dataset, split: Split, ref: SceneRef) -> Scene:
+def second_stage_scene(dataset: Dataset, split: Split, ref: SceneRef) -> Scene:
+    """Reads the second-stage scene that a split's mapping names.
+
+    Raises:
+        LogFormatError: if its file is missing, broken, or of another log or city.
+    """
     path = scene_path(dataset, split.name, ref.token)
     scene = read_second_stage(path, split.name, ref.group)
     found = (scene.token, scene.log_name, scene.map_name)

@@ -1,7 +1,6 @@
 """Camera images (JPEG) and LiDAR sweeps (binary PCD), read and written."""
 
 import io
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,7 @@ from PIL import Image
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.errors import LogFormatError
 from irl_vla.ledger.files import write_bytes
-from irl_vla.scene import Camera, Scene
+from irl_vla.scene import Camera
 
 #: Rows of a sweep, which are the fields every sweep file must have (``lidar_info`` numbers the LiDAR of the rig).
 SWEEP_FIELDS: Final = ("x", "y", "z", "intensity", "ring", "lidar_info")
@@ -52,27 +51,6 @@ def has_image(dataset: Dataset, data_split: str, camera: Camera) -> bool:
 def has_sweep(dataset: Dataset, data_split: str, lidar_path: str) -> bool:
     """True if the sweep's file exists."""
     return below(dataset.sensor_folder(data_split), lidar_path, "lidar_path").is_file()
-
-
-def missing_sensors(
-    dataset: Dataset, scene: Scene, cameras: Collection[str], sweeps: Collection[int]
-) -> Mapping[str, str]:
-    """Sensors of a scene without a file, to what is missing: an entry of the log, or the file that it names."""
-    current = scene.frames[scene.num_history - 1]
-    absent = {}
-    for name in cameras:
-        camera = current.cameras.get(name)
-        if camera is None:
-            absent[name] = "not in the log"
-        elif not has_image(dataset, scene.data_split, camera):
-            absent[name] = f"no file {camera.path}"
-    for index in sweeps:
-        path = scene.frames[index].lidar_path
-        if path is None:
-            absent[f"sweep {index}"] = "not in the log"
-        elif not has_sweep(dataset, scene.data_split, path):
-            absent[f"sweep {index}"] = f"no file {path}"
-    return absent
 
 
 def decode_image(path: Path) -> NDArray[np.uint8]:

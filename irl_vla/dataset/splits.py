@@ -134,13 +134,19 @@ def all_windows(split: str) -> str:
 def write_split(
     root: Path, name: str, data_split: str, scene_filter: SceneFilter, stage_pairs: Sequence[StagePair] = ()
 ) -> Path:
-    """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path.
+    """Writes ``<root>/train_test_split/<name>.yaml`` with the filter embedded; returns the path."""
+    path = root / "train_test_split" / f"{name}.yaml"
+    write_text(path, split_text(data_split, scene_filter, stage_pairs))
+    return path
+
+
+def split_text(data_split: str, scene_filter: SceneFilter, stage_pairs: Sequence[StagePair] = ()) -> str:
+    """A split file with the filter embedded, as YAML.
 
     With ``stage_pairs`` it is a two-stage split, whose filter includes synthetic scenes. The official devkit makes its
     filter from the file by ``_target_``. Tokens are quoted, as in the official files: hydra takes 12e4567890123456 for
     a number.
     """
-    path = root / "train_test_split" / f"{name}.yaml"
     official = {"_target_": "navsim.common.dataclasses.SceneFilter", "_convert_": "all"}
     values: dict[str, Any] = {"data_split": data_split, "scene_filter": official | scene_filter.model_dump(mode="json")}
     if stage_pairs:
@@ -153,8 +159,7 @@ def write_split(
         values[MAPPING_KEY] = [
             [pair.now, pair.previous, [list(tokens) for tokens in pair.second]] for pair in stage_pairs
         ]
-    write_text(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False))
-    return path
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def read_layouts(dataset: Dataset) -> dict[str, LogLayout]:

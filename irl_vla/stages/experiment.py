@@ -52,9 +52,11 @@ class GenerateConfig(WorldConfig):
 
     Attributes:
         selection: how scenes are chosen once the world is there; None keeps every window in the splits.
+        replace: another generated data set in the folder is removed, and results that were made from it are given up.
     """
 
     selection: SelectionConfig | None = SelectionConfig()
+    replace: bool = False
 
     @property
     def world(self) -> WorldConfig:

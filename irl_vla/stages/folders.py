@@ -70,19 +70,14 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
 
 
 def data_fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Name of each split to a hash over its file, its logs (by size) and, in generated data, the world's manifest."""
-    from irl_vla.dataset.scenes import split_logs
-    from irl_vla.dataset.splits import read_split
-    from irl_vla.ledger.files import MANIFEST_NAME, content_hash
+    """Name of each split to the fingerprint of what it draws on."""
+    from irl_vla.dataset.fingerprint import dataset_fingerprint
 
-    found, prints = dataset(experiment), {}
-    world = found.root / MANIFEST_NAME
-    for name in {experiment.data.train, experiment.data.val, experiment.data.test}:
-        folder = found.log_folder(read_split(found, name).data_split)
-        sizes = {log: (folder / f"{log}.pkl").stat().st_size for log in split_logs(found, name)}
-        files = [path.read_text() for path in (world, found.splits_root / f"{name}.yaml") if path.is_file()]
-        prints[name] = content_hash([files, sizes])
-    return prints
+    found = dataset(experiment)
+    return {
+        name: dataset_fingerprint(found, [name], experiment.shared).value
+        for name in dict.fromkeys(experiment.data.splits.values())
+    }
 
 
 def pretrain(experiment: Experiment) -> StageFolder:

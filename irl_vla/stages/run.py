@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from irl_vla.config import Config
+from irl_vla.dataset.split_guard import require_disjoint
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment, StageFolder
@@ -26,7 +27,8 @@ def generate(experiment: Experiment) -> None:
     from irl_vla.stages.select import select
     from irl_vla.world.generate import generate as write_world
 
-    write_world(experiment.generate.world, folders.data_root(experiment), experiment.data_seed)
+    settings, root = experiment.generate, folders.data_root(experiment)
+    write_world(settings.world, root, experiment.data_seed, settings.replace)
     select(experiment, experiment.generate.selection)
 
 
@@ -36,6 +38,7 @@ def pretrain(experiment: Experiment) -> None:
     if _is_done(stage, "pretrain"):
         return
     dataset = folders.dataset(experiment)
+    require_disjoint(dataset, experiment.data.splits)
     folder = stage.begin()
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
         from irl_vla.ledger.storage import Location

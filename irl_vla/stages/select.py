@@ -4,13 +4,13 @@ import logging
 
 import numpy as np
 
+from irl_vla.dataset.fingerprint import generator_of
 from irl_vla.judge.selected_split import begin_selection, is_selected, narrow_split, write_selection
 from irl_vla.judge.selection_config import SelectionConfig
-from irl_vla.ledger.files import content_hash, read_manifest
+from irl_vla.ledger.files import content_hash
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.session import ray_session
-from irl_vla.world.generate import MANIFEST_KIND, SCHEMA
 from irl_vla.world.plan import SPLITS
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,7 @@ def select(experiment: Experiment, config: SelectionConfig | None) -> None:
     if config is None:
         is_selected(dataset, None)
         return
-    world = read_manifest(dataset.root, MANIFEST_KIND, SCHEMA, "run `irl-vla generate`").fingerprint
-    fingerprint = content_hash({"selection": config.model_dump(mode="json"), "world": world})
+    fingerprint = content_hash({"selection": config.model_dump(mode="json"), "world": generator_of(dataset.root)})
     if is_selected(dataset, fingerprint):
         log.info("%s: scenes are selected already", dataset.root)
         return

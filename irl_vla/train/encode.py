@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from irl_vla.dataset.config import TargetConfig, ViewConfig
 from irl_vla.dataset.features import SensorSource, StoredSensors, ViewSensors, build_observation
+from irl_vla.dataset.inventory import SensorInventory, spread_inventory
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
-from irl_vla.dataset.sensors import missing_sensors
 from irl_vla.dataset.targets import build_targets
 from irl_vla.dataset.views import scene_views
-from irl_vla.errors import LogFormatError, SceneError
+from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats, compose, relative_to
 from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
 from irl_vla.ledger.artefact import Artefact, Identity
@@ -38,7 +38,6 @@ from irl_vla.train.loop import session_cpus
 from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
 
 _ROWS_PER_BATCH: Final = 32
-_SHOWN: Final = 5
 #: Least length of the way back to the logged path, and its duration at speed.
 _RETURN_M, _RETURN_S = 8.0, 3.0
 
@@ -79,30 +78,13 @@ class SampleJob:
         return Artefact(self.folder, identity, REMEDY)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Which rows there will be, and what lacks.
-
-    Attributes:
-        rows: log to the tokens of its rows, in order; logs in the order of the split.
-        scenes: number of logged scenes looked at.
-        incomplete: number of those whose sensors are not whole.
-        absent: log to sensor to number of scenes without its file.
-    """
-
-    rows: dict[str, list[str]] = field(default_factory=dict)
-    scenes: int = 0
-    incomplete: int = 0
-    absent: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
 def write_samples(job: SampleJob) -> Samples:
     """Encodes a split, or what is missing of it; a shard that is damaged is made again.
 
     Raises:
         ConfigError: if the folder holds samples of another identity.
         CheckpointError: if a shard belongs to other samples.
-        SceneError: if the split has no scene, or sensor files lack and ``incomplete`` is "error".
+        SceneError: if the split has no scene, or as :func:`require_sensors`.
         LogFormatError: if a log or a sensor file cannot be read.
     """
     artefact, layout = job.artefact, sample_columns(job.encoder)
@@ -111,54 +93,55 @@ def write_samples(job: SampleJob) -> Samples:
         if not unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY):
             return open_samples(job.folder)
         artefact.reopen()
-    listing = list_rows(job)
+    found = spread_inventory(job.dataset, job.split, sensor_config(job.encoder, allow_missing=True))
+    require_sensors(job, found)
+    listing = list_rows(job, found)
     artefact.begin()
-    shards = {name: len(tokens) for name, tokens in listing.rows.items()}
+    shards = {name: len(tokens) for name, tokens in listing.items()}
     unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY)
     total = sum(shards.values())
     log.info("samples of %s: %d rows of %d logs, %d logs to encode", job.split, total, len(shards), len(unfit))
-    tokens = {name: tuple(listing.rows[name]) for name in unfit}
-    if job.samples.workers == 0:
-        encode_here = SampleWriter(job, tokens)
-        for name in unfit:
-            encode_here(name)
-    else:
-        plan = ShardPlan(f"samples of {job.split}", "rows", job.samples.workers or session_cpus())
-        write_shards(SampleWriter, (job, tokens), {name: shards[name] for name in unfit}, plan)
-    facts = {"rows": total, "scenes": listing.scenes, "columns": layout_facts(layout)}
-    facts |= {"incomplete_scenes": listing.incomplete, "missing_sensors": listing.absent}
-    artefact.finish(facts | {"shards": [[name, rows] for name, rows in shards.items()]})
+    _encode_logs(job, {name: listing[name] for name in unfit})
+    facts = {"rows": total, "shards": [list(item) for item in shards.items()], "columns": layout_facts(layout)}
+    artefact.finish(facts | {"scenes": len(found.log_of), "missing_sensors": missing_counts(found)})
     return open_samples(job.folder)
 
 
-def list_rows(job: SampleJob) -> Listing:
-    """Looks at every scene of the split; which scenes get views depends on seed and token alone.
+def require_sensors(job: SampleJob, found: SensorInventory) -> None:
+    """Says which sensor files lack, and what becomes of their scenes.
 
     Raises:
-        SceneError: as :func:`write_samples`.
-        LogFormatError: if a log breaks the format, or two scenes share a token.
+        SceneError: if nothing may lack, or nothing is left.
     """
+    if not found.log_of:
+        raise SceneError(f"split {job.split!r}: expected scenes to encode, found none; check its scene filter")
+    if not found.missing:
+        return
+    chosen, told = job.samples.incomplete, f"split {job.split!r}: {found.describe()}"
+    if chosen == "error" or (chosen == "leave_out" and not found.whole):
+        raise SceneError(
+            f"{told}; fetch the files, take other sensors (model.encoder.cameras, model.encoder.lidar), or set "
+            "pretrain.samples.incomplete: leave_out does without these scenes, blank shows black images and empty "
+            "sweeps in their place"
+        )
+    done = "are left out" if chosen == "leave_out" else "see black images and empty sweeps"
+    log.warning("%s; these scenes %s (pretrain.samples.incomplete=%s)", told, done, chosen)
+
+
+def missing_counts(found: SensorInventory) -> dict[str, dict[str, int]]:
+    """Log to sensor to number of scenes that lack it."""
+    counts: dict[str, Counter[str]] = {}
+    for token, items in found.missing.items():
+        counts.setdefault(found.log_of[token], Counter()).update(item.sensor for item in items)
+    return {name: dict(sorted(sensors.items())) for name, sensors in sorted(counts.items())}
+
+
+def list_rows(job: SampleJob, found: SensorInventory) -> dict[str, list[str]]:
+    """Log to the tokens of its rows, all in the order of the split; which scenes get views depends on seed and token."""
     rows: dict[str, list[str]] = {}
-    absent: dict[str, Counter[str]] = {}
-    seen: dict[str, str] = {}
-    incomplete = 0
-    encoder = job.encoder
-    for scene in iter_scenes(job.dataset, job.split):
-        if scene.token in seen:
-            raise LogFormatError(
-                f"split {job.split!r}: expected a token once, found {scene.token} in the logs {seen[scene.token]} and "
-                f"{scene.log_name}; remove one of them"
-            )
-        seen[scene.token] = scene.log_name
-        lacking = missing_sensors(job.dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
-        if lacking:
-            incomplete += 1
-            absent.setdefault(scene.log_name, Counter()).update(lacking.keys())
-        if not lacking or job.samples.incomplete != "leave_out":
-            rows.setdefault(scene.log_name, []).extend(_row_tokens(job, scene.token))
-    listing = Listing(rows, len(seen), incomplete, {name: dict(counts) for name, counts in absent.items()})
-    _judge(job, listing)
-    return listing
+    for token in found.whole if job.samples.incomplete == "leave_out" else found.log_of:
+        rows.setdefault(found.log_of[token], []).extend(_row_tokens(job, token))
+    return rows
 
 
 class SampleWriter:
@@ -274,6 +257,17 @@ def recovery_plan(view: Scene, logged: Scene) -> Floats:
     return relative_to(offset, compose(plan, shifted))
 
 
+def _encode_logs(job: SampleJob, tokens: Mapping[str, Sequence[str]]) -> None:
+    """Writes the shards of some logs, here or by actors."""
+    if job.samples.workers == 0:
+        encode_here = SampleWriter(job, tokens)
+        for name in tokens:
+            encode_here(name)
+        return
+    plan = ShardPlan(f"samples of {job.split}", "rows", job.samples.workers or session_cpus())
+    write_shards(SampleWriter, (job, tokens), {name: len(rows) for name, rows in tokens.items()}, plan)
+
+
 def _row_tokens(job: SampleJob, token: str) -> list[str]:
     """A scene and, if it is one of the chosen share, its views."""
     if job.views is None or _share(token, job.seed) >= job.samples.view_fraction:
@@ -285,37 +279,6 @@ def _share(token: str, seed: int) -> float:
     """A number in [0, 1) that is uniform over tokens."""
     digest = hashlib.sha256(f"{seed} {token}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _judge(job: SampleJob, listing: Listing) -> None:
-    """Says what lacks; raises if nothing is left or nothing may lack."""
-    if not listing.scenes:
-        raise SceneError(f"split {job.split!r}: expected scenes to encode, found none; check its scene filter")
-    if not listing.incomplete:
-        return
-    found = f"split {job.split!r}: {listing.incomplete} of {listing.scenes} scenes lack sensor files"
-    found = f"{found}: {_counted(listing.absent)}"
-    if job.samples.incomplete == "error" or not listing.rows:
-        raise SceneError(
-            f"{found}; fetch them, take other sensors (model.encoder.cameras, model.encoder.lidar), or choose with "
-            "pretrain.samples.incomplete: leave_out does without them, blank shows black images and empty sweeps"
-        )
-    done = "left out" if job.samples.incomplete == "leave_out" else "black images and empty sweeps take their place"
-    log.warning("%s; %s (pretrain.samples.incomplete=%s)", found, done, job.samples.incomplete)
-
-
-def _counted(absent: Mapping[str, Mapping[str, int]]) -> str:
-    """Sensors with their number of scenes, over all and by log."""
-    everywhere: Counter[str] = Counter()
-    for counts in absent.values():
-        everywhere.update(counts)
-    shown = [f"{name} ({_sensors(absent[name])})" for name in sorted(absent)[:_SHOWN]]
-    more = f" and {len(absent) - _SHOWN} logs more" if len(absent) > _SHOWN else ""
-    return f"{_sensors(everywhere)}; by log: {', '.join(shown)}{more}"
-
-
-def _sensors(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{sensor} in {counts[sensor]}" for sensor in sorted(counts))
 
 
 def _what_matters(encoder: EncoderConfig) -> dict[str, Any]:

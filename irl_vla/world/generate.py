@@ -1,8 +1,8 @@
 """Writes a generated data set in NAVSIM's layout, one log at a time, resumable."""
 
 import dataclasses
-import json
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from irl_vla.dataset.config import DataConfig, SceneFilter
+from irl_vla.dataset.fingerprint import generator_identity, generator_of
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.log_writer import LogMeta, write_log
 from irl_vla.dataset.maps.content import CITY_EPSG, MapContent
@@ -23,13 +24,23 @@ from irl_vla.dataset.sensors import write_image, write_sweep
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import MANIFEST_NAME, Manifest, read_manifest, write_text
+from irl_vla.ledger.files import Manifest
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
 from irl_vla.world.drive import drive, repeatable_drive
 from irl_vla.world.follow_up import draw_group, preferred_frames
 from irl_vla.world.frames import LogStamp, lit_tokens, make_frames
+from irl_vla.world.identity import (
+    GENERATOR_VERSION,
+    REMEDY,
+    SCHEMA,
+    begin,
+    is_finished,
+    is_other,
+    remove_world,
+    world_manifest,
+)
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.plan import (
     FOLLOWED_SPLIT,
@@ -55,40 +66,41 @@ from irl_vla.world.second_stage_files import (
     write_second_stage_index,
 )
 
-MANIFEST_KIND: Final = "world"
 _SECOND_STAGE_KIND: Final = "second_stage"
-SCHEMA: Final = 1
-#: Written first: what the unfinished folder is going to be.
-BEGUN_NAME: Final = "generation.json"
-_REMEDY: Final = "generate into another folder, or remove this one"
 
 _log = logging.getLogger(__name__)
 _Plan = TypeVar("_Plan", LogPlan, GroupPlan)
 
 
-def generate(config: WorldConfig, root: Path, seed: int) -> None:
+def generate(config: WorldConfig, root: Path, seed: int, replace: bool = False) -> None:
     """Writes maps, split files, ``layouts.json``, then every missing log, then the manifest; then follow-up scenes.
 
     A log file is written after its sensor files and atomically, so a log that exists is whole and is not made again.
     Every log depends on configuration, seed, layout and its index alone, neither on order nor on the number of workers.
     The same holds for the groups of follow-up scenes, which have a manifest of their own: they may be added later.
 
+    Args:
+        replace: removes what another configuration, seed or generator version wrote into ``root``.
+
     Raises:
         ConfigError: if the layouts of a split cannot show every scenario kind.
-        CheckpointError: if ``root`` holds data of another configuration or seed.
+        CheckpointError: if ``root`` holds data of another configuration, seed or generator version, or data that was
+            not generated at all.
     """
-    manifest = _manifest(config, seed)
-    if _is_finished(root, manifest):
+    manifest = world_manifest(config, seed)
+    if replace and is_other(root, manifest):
+        remove_world(root)
+    if is_finished(root, manifest):
         _log.info("%s: already generated", root)
     else:
         _generate_logs(config, root, seed, manifest)
     if config.two_stage is not None:
-        _generate_follow_ups(config, root, seed, manifest.fingerprint)
+        _generate_follow_ups(config, root, seed, manifest, replace)
 
 
 def _generate_logs(config: WorldConfig, root: Path, seed: int, manifest: Manifest) -> None:
     plans = log_plans(config, seed)
-    _begin(root, manifest)
+    begin(root, manifest)
     _write_maps(config, root, seed)
     _write_splits(config, root, plans)
     missing = [plan for plan in plans if not _log_path(config, root, plan).is_file()]
@@ -97,21 +109,32 @@ def _generate_logs(config: WorldConfig, root: Path, seed: int, manifest: Manifes
     manifest.write(root)
 
 
-def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, world: str) -> None:
-    """Writes every missing group of follow-up scenes, then what lists them, then their manifest."""
-    folder = root / SECOND_STAGE
+def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, manifest: Manifest, replace: bool) -> None:
+    """Writes every missing group of follow-up scenes, then what lists them, then their manifest.
+
+    Args:
+        manifest: of the world as this version would make it: a drive is simulated again before it is left.
+    """
+    folder, world = root / SECOND_STAGE, generator_of(root)
     values = config.model_dump(mode="json", include={"two_stage"})
-    manifest = Manifest(_SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": world}, extra={})
-    if _is_finished(folder, manifest):
+    whole = Manifest(_SECOND_STAGE_KIND, SCHEMA, values, seed, inputs={"world": str(world)}, extra={})
+    if replace and is_other(folder, whole):
+        shutil.rmtree(folder)
+    if is_finished(folder, whole):
         _log.info("%s: already generated", folder)
         return
+    if world != generator_identity(manifest):
+        raise CheckpointError(
+            f"{root}: expected logs of generator version {GENERATOR_VERSION} to add follow-up scenes to, found those "
+            f"of another version, whose drives cannot be repeated; {REMEDY}"
+        )
     plans = group_plans(config, seed)
-    _begin(folder, manifest)
+    begin(folder, whole)
     missing = [plan for plan in plans if not _group_path(config, root, plan).is_file()]
     _log.info("%s: %d of %d groups to generate", folder, len(missing), len(plans))
     _make_all(partial(generate_group, config, root, seed), missing, config.workers, "follow-ups")
     write_second_stage_index(root, [_group_path(config, root, plan) for plan in plans], FOLLOWED_SPLIT)
-    manifest.write(folder)
+    whole.write(folder)
 
 
 def generate_log(config: WorldConfig, root: Path, seed: int, plan: LogPlan) -> str:
@@ -193,10 +216,6 @@ def _make_all(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int
         _log.debug("wrote %s", name)
 
 
-def _begin(folder: Path, manifest: Manifest) -> None:
-    write_text(folder / BEGUN_NAME, json.dumps({"fingerprint": manifest.fingerprint, "seed": manifest.seed}))
-
-
 def _stamp(config: WorldConfig, plan: LogPlan, seed: int) -> LogStamp:
     return LogStamp(plan.log_name(config.frames_per_log), int(plan.start.timestamp()) * 1_000_000, seed)
 
@@ -255,36 +274,3 @@ def _log_path(config: WorldConfig, root: Path, plan: LogPlan) -> Path:
 def _group_path(config: WorldConfig, root: Path, plan: GroupPlan) -> Path:
     name = f"{plan.log.log_name(config.frames_per_log)}-{plan.rank:02d}.json"
     return root / SECOND_STAGE / "groups" / name
-
-
-def _manifest(config: WorldConfig, seed: int) -> Manifest:
-    values = config.model_dump(mode="json", exclude={"workers", "two_stage"})
-    sizes = {split: values[split] for split in SPLITS}
-    return Manifest(MANIFEST_KIND, SCHEMA, values, seed, inputs={}, extra={"splits": sizes})
-
-
-def _is_finished(root: Path, manifest: Manifest) -> bool:
-    """True if the very same data set is there and whole.
-
-    Raises:
-        CheckpointError: if another one is there, whole or not.
-    """
-    if (root / MANIFEST_NAME).is_file():
-        found = read_manifest(root, manifest.kind, manifest.schema, _REMEDY)
-        if found.fingerprint != manifest.fingerprint:
-            raise CheckpointError(
-                f"{root}: expected the data set {manifest.fingerprint} of this configuration and seed {manifest.seed}, "
-                f"found {found.fingerprint} of seed {found.seed}; {_REMEDY}"
-            )
-        return True
-    begun = root / BEGUN_NAME
-    if not begun.is_file() and root.is_dir() and any(root.iterdir()):
-        raise CheckpointError(
-            f"{root}: expected an empty or new folder, found data that was not generated here; choose "
-            "another data.root, or set generate: null to read what is there"
-        )
-    if begun.is_file() and json.loads(begun.read_text()).get("fingerprint") != manifest.fingerprint:
-        raise CheckpointError(
-            f"{begun}: expected {manifest.fingerprint}, found an unfinished other data set; {_REMEDY}"
-        )
-    return False

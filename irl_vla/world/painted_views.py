@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from irl_vla.config import validated
 from irl_vla.dataset.features import ViewSensors
+from irl_vla.dataset.fingerprint import GENERATED_KIND
 from irl_vla.dataset.layout import Dataset
 from irl_vla.ledger.files import MANIFEST_NAME, read_manifest
 from irl_vla.scene import Camera, Frame, MapView, Scene
 from irl_vla.world.brake_lamps import braking_tokens
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
-from irl_vla.world.generate import MANIFEST_KIND, SCHEMA
+from irl_vla.world.identity import SCHEMA
 from irl_vla.world.lidar import cast_lidar
 from irl_vla.world.rig import Rig, default_rig
 
@@ -34,7 +35,7 @@ def world_sensors(dataset: Dataset) -> WorldSensorConfig | None:
     """
     if not (dataset.root / MANIFEST_NAME).is_file():
         return None
-    manifest = read_manifest(dataset.root, MANIFEST_KIND, SCHEMA, _REMEDY)
+    manifest = read_manifest(dataset.root, GENERATED_KIND, SCHEMA, _REMEDY)
     return validated(WorldConfig, manifest.config, source=str(dataset.root / MANIFEST_NAME)).sensors
 
 

@@ -1,16 +1,19 @@
-"""The data set of an experiment: is it there, and what does one of its logs hold?"""
+"""The data set of an experiment: is it there and apart, what does one log hold, and which sensors are missing?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
+from irl_vla.dataset.inventory import spread_inventory
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.maps.reader import city_path
 from irl_vla.dataset.scenes import iter_scenes, split_logs
-from irl_vla.dataset.sensors import missing_sensors
+from irl_vla.dataset.split_guard import overlap, split_command
 from irl_vla.dataset.splits import read_split
 from irl_vla.errors import IrlVlaError
 from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.policy.deployment import sensor_config
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import TRAINED, data_root
@@ -38,7 +41,7 @@ class SplitSample:
 
 def roles(experiment: Experiment) -> dict[str, str]:
     """The splits that the configured policies need: "train", "val" and "test" to their names."""
-    everything = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
+    everything = experiment.data.splits
     policies = set(experiment.evaluate.policies)
     if policies & {*TRAINED, "ego_mlp"}:
         return everything
@@ -71,6 +74,8 @@ def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[str, int]
             findings.append(Finding(f"split {name}", "problem", str(error), "see docs/data.md"))
             continue
         findings += split_findings(experiment, dataset, name, samples[role])
+    if len(samples) > 1:
+        findings.append(split_guard_finding(dataset, {role: roles(experiment)[role] for role in samples}))
     return findings, {role: item.scenes for role, item in samples.items()}
 
 
@@ -102,21 +107,33 @@ def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: S
     if lacking is not None:
         findings.append(Finding(f"map of {name}", "problem", lacking, "fetch the maps, or set data.maps_root"))
     if trains(experiment):
-        findings.append(sensor_finding(experiment, dataset, name, found.first))
+        findings.append(sensor_finding(experiment, dataset, name))
     return findings
 
 
-def sensor_finding(experiment: Experiment, dataset: Dataset, name: str, scene: Scene) -> Finding:
-    """Whether the sensor files that the policy takes are there for one scene."""
-    encoder = experiment.model.encoder
-    absent = missing_sensors(dataset, scene, encoder.cameras.names, encoder.lidar.sweep_indices)
-    sensors = len(encoder.cameras.names) + len(encoder.lidar.sweep_indices)
-    if not absent:
-        return Finding(f"sensors of {name}", "ok", f"all {sensors} files of a sampled scene are there")
-    shown = ", ".join(f"{sensor}: {why}" for sensor, why in absent.items())
+def sensor_finding(experiment: Experiment, dataset: Dataset, name: str) -> Finding:
+    """Whether the sensor files that the policy takes are there, for every scene of a split."""
     chosen = experiment.pretrain.samples.incomplete
+    check = f"sensors of {name}"
+    try:
+        found = spread_inventory(dataset, name, sensor_config(experiment.model.encoder, chosen == "blank"))
+    except IrlVlaError as error:
+        return Finding(check, "problem", str(error), _CHECK)
+    if not found.missing:
+        return Finding(check, "ok", found.describe())
     if chosen != "error":
         done = "left out" if chosen == "leave_out" else "trained with blank images and empty sweeps"
-        return Finding(f"sensors of {name}", "warning", shown, f"such scenes are {done}, as configured")
+        return Finding(check, "warning", found.describe(), f"such scenes are {done}, as configured")
     remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.incomplete=leave_out"
-    return Finding(f"sensors of {name}", "problem", shown, remedy)
+    return Finding(check, "problem", found.describe(), remedy)
+
+
+def split_guard_finding(dataset: Dataset, splits: Mapping[str, str]) -> Finding:
+    """Whether the splits of several roles share scenes, logs, drives or layouts."""
+    try:
+        found = overlap(dataset, splits)
+    except IrlVlaError as error:
+        return Finding("splits", "problem", str(error), _CHECK)
+    if not found.pairs:
+        return Finding("splits", "ok", f"{', '.join(splits)} share no scene, log, drive or layout")
+    return Finding("splits", "problem", "; ".join(map(str, found.pairs)), split_command(dataset, splits))

@@ -10,6 +10,7 @@ import pytest
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
 from irl_vla.stages.experiment import Experiment
+from tests.unit.dataset.example import write_example
 
 
 @pytest.fixture
@@ -59,3 +60,14 @@ def test_real_data_is_not_generated(tmp_path: Path, caplog: pytest.LogCaptureFix
         stages.generate(Experiment(name="x", runs=tmp_path, generate=None, data={"root": tmp_path / "data"}))
     assert "data is read as it is" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_that_share_scenes_are_refused_before_anything_is_made(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_example(tmp_path / "data", sensors=False)
+    settings = ["generate=null", f"data.root={tmp_path / 'data'}", "data.val=mini", "data.test=mini"]
+    assert stages.execute("pretrain", config, settings) == 2
+    assert "data.train (train) and data.val (mini) share 1 logs" in caplog.text
+    assert "data.val (mini) and data.test (mini) are the same split" in caplog.text
+    assert not (tmp_path / "runs").exists()

@@ -19,6 +19,7 @@ from irl_vla.scene import CITIES
 from irl_vla.world import generate as module
 from irl_vla.world.config import ScenarioWeights, SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
+from irl_vla.world.identity import BEGUN_NAME
 from irl_vla.world.plan import EVERY_ROAD, LEAST_SHARE, SPLITS, kind_counts, layout_plans, log_plans, network_of
 from irl_vla.world.scenarios import KINDS
 from irl_vla.world.sensor_config import LidarConfig
@@ -84,7 +85,7 @@ def test_refuses_to_mix_data_sets(world):
 
 
 def test_refuses_to_continue_another_unfinished_data_set(tmp_path):
-    (tmp_path / module.BEGUN_NAME).write_text('{"fingerprint": "0"}')
+    (tmp_path / BEGUN_NAME).write_text('{"world": "0"}')
     with pytest.raises(CheckpointError, match="unfinished"):
         generate(CONFIG, tmp_path, seed=7)
 
