@@ -15,8 +15,8 @@ from irl_vla.errors import CheckpointError, SceneError
 from irl_vla.ledger.files import atomic_path
 
 SHARD_SUFFIX: Final = ".arrow"
-#: Goes up when the columns change; stores of another schema are refused.
-SCHEMA_VERSION: Final = 2
+#: Goes up when the columns or what they hold change; stores of another schema are refused.
+SCHEMA_VERSION: Final = 3
 _VERSION: Final = str(SCHEMA_VERSION).encode()
 _VERSION_KEY: Final = b"prepared_scene_schema"
 _TOKENS_KEY: Final = b"tokens"  # JSON list in batch order, so that opening a store reads no scene

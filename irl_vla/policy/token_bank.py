@@ -17,14 +17,12 @@ from irl_vla.ledger.arrays import SUFFIX, RowLayout, Rows, ShardedRows, write_ro
 from irl_vla.ledger.artefact import Artefact, Identity, require_record
 from irl_vla.ledger.shards import shard_path
 from irl_vla.ledger.storage import Location
-from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S
+from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, are_pair
 
 KIND: Final = "token_bank"
 SCHEMA: Final = 2
 REMEDY: Final = "run `irl-vla pretrain`"
 ORIGINAL: Final = "original"  # the view that is not shifted
-#: Frames nominally 0.5 s apart; logs have gaps, and extended comfort is not defined across them.
-PAIR_TOLERANCE_S: Final = 0.05
 
 _TEXT: Final = ((), np.str_)
 #: The columns of :class:`BankRows`.
@@ -38,7 +36,8 @@ ROW_LAYOUT: Final[RowLayout] = {
     "timestamp_us": ((), np.int64),
     "ego_history": ((HISTORY_FRAMES, 7), np.float32),
     "command": ((), np.int64),
-    "human_plan": ((FUTURE_FRAMES, 3), np.float32),
+    "plan": ((FUTURE_FRAMES, 3), np.float32),
+    "has_plan": ((), np.bool_),
     "has_human": ((), np.bool_),
 }
 
@@ -80,8 +79,10 @@ class BankRows:
         timestamp_us: (R,) int64 of the current frame.
         ego_history: (R, 4, 7) float32, as ``Observation.history``.
         command: (R,) int64.
-        human_plan: (R, 8, 3) float32, ego frame of the view; zero where there is none.
-        has_human: (R,) bool.
+        plan: (R, 8, 3) float32, ego frame of the view: what imitation learns, the human plan or from a shifted view the
+            way back to it; zero where there is neither.
+        has_plan: (R,) bool, True where ``plan`` is one.
+        has_human: (R,) bool, True where it is that of a human: never in a shifted view, where nobody drove.
     """
 
     token: NDArray[np.str_]
@@ -93,7 +94,8 @@ class BankRows:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -107,8 +109,8 @@ class TokenBank:
     Sending a bank to another process sends its place.
 
     Attributes:
-        previous_row: (R,) int64 row of the frame 0.5 s before in the same log, -1 where there is none; views other
-            than the original have none.
+        previous_row: (R,) int64 row of the frame with which a frame is a pair for extended comfort, -1 where there is
+            none; see :func:`link_frames`.
         perception_hash: of the encoder weights that wrote it.
         inputs: name to hash of what it was written from.
         fingerprint: of its record.
@@ -125,7 +127,8 @@ class TokenBank:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
     previous_row: NDArray[np.int64]
     perception_hash: str
@@ -226,13 +229,16 @@ def finish_bank(bank: Artefact, shards: Mapping[str, int]) -> TokenBank:
 
 
 def link_frames(rows: BankRows) -> NDArray[np.int64]:
-    """(R,) row of the frame 0.5 s (within 0.05 s) before in the same log, original views only; -1 elsewhere."""
+    """(R,) row of the frame before in the same log, where the two are a pair (``scene.are_pair``); -1 elsewhere.
+
+    Original views only, as the score pairs them: shifted views have no predecessor.
+    """
     links = np.full(len(rows), -1, np.int64)
     originals = np.flatnonzero(rows.view == ORIGINAL)
     order = originals[np.lexsort((rows.timestamp_us[originals], rows.log_name[originals]))]
     before, after = order[:-1], order[1:]
-    gap_s = (rows.timestamp_us[after] - rows.timestamp_us[before]) * 1e-6
-    linked = (rows.log_name[before] == rows.log_name[after]) & (np.abs(gap_s - PLAN_INTERVAL_S) <= PAIR_TOLERANCE_S)
+    gaps_us = rows.timestamp_us[after] - rows.timestamp_us[before]
+    linked = (rows.log_name[before] == rows.log_name[after]) & are_pair(gaps_us)
     links[after[linked]] = before[linked]
     return links
 

@@ -21,9 +21,8 @@ from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.dataset.targets import build_targets
-from irl_vla.dataset.views import scene_views
+from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.errors import SceneError
-from irl_vla.geometry import Floats, compose, relative_to
 from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
 from irl_vla.ledger.artefact import Artefact, Identity
 from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
@@ -38,8 +37,6 @@ from irl_vla.train.loop import session_cpus
 from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
 
 _ROWS_PER_BATCH: Final = 32
-#: Least length of the way back to the logged path, and its duration at speed.
-_RETURN_M, _RETURN_S = 8.0, 3.0
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +134,7 @@ def missing_counts(found: SensorInventory) -> dict[str, dict[str, int]]:
 
 
 def list_rows(job: SampleJob, found: SensorInventory) -> dict[str, list[str]]:
-    """Log to the tokens of its rows, all in the order of the split; which scenes get views depends on seed and token."""
+    """Log to the tokens of its rows, in the order of the split; which scenes get views depends on seed and token."""
     rows: dict[str, list[str]] = {}
     for token in found.whole if job.samples.incomplete == "leave_out" else found.log_of:
         rows.setdefault(found.log_of[token], []).extend(_row_tokens(job, token))
@@ -196,8 +193,7 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> Rows:
         sensors = job.view_sensors(logged, map_view)
     config = sensor_config(job.encoder, allow_missing=job.samples.incomplete == "blank")
     targets = build_targets(view, map_view, target_config(job.encoder))
-    has_human = not view.is_synthetic and len(view.future) >= FUTURE_FRAMES
-    nothing = np.zeros((FUTURE_FRAMES, 3))
+    plan = imitated_plan(view)
     return {
         "token": np.asarray(view.token),
         "scene_token": np.asarray(logged.token),
@@ -206,9 +202,9 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> Rows:
         "group": np.asarray(logged.group),
         "kind": np.asarray(logged.kind),
         "timestamp_us": np.asarray(view.current.timestamp_us),
-        "human_plan": view.human_plan() if has_human else nothing,
-        "has_human": np.asarray(has_human),
-        "plan": recovery_plan(view, logged) if has_human else nothing,
+        "plan": np.zeros((FUTURE_FRAMES, 3)) if plan is None else plan,
+        "has_plan": np.asarray(plan is not None),
+        "has_human": np.asarray(view.has_human),
         **encode_sample(build_observation(view, sensors, config), job.encoder),
         **encode_targets(
             targets.boxes.boxes, targets.boxes.classes, targets.raster, targets.meta_action, config=job.encoder
@@ -234,27 +230,6 @@ def target_config(encoder: EncoderConfig) -> TargetConfig:
     return TargetConfig(
         x_min_m=grid.x_min_m, x_max_m=grid.x_max_m, y_min_m=grid.y_min_m, y_max_m=grid.y_max_m, cell_m=grid.cell_m
     )
-
-
-def recovery_plan(view: Scene, logged: Scene) -> Floats:
-    """(8, 3) what a driver in a shifted view would do: keep the logged pace and swing back to the logged path.
-
-    The lateral offset falls from its start to zero along the way (a cubic that begins in the shifted heading), over
-    three seconds of driving but at least 8 m; a car that stands stays where it is. The offset along the path remains.
-    Following the logged poses from the next half second on would teach a swerve.
-    """
-    plan = logged.human_plan()
-    offset = relative_to(logged.current.ego.pose_global, view.current.ego.pose_global)
-    if not offset.any():
-        return plan
-    steps = np.hypot(*np.diff(plan[:, :2], axis=0, prepend=np.zeros((1, 2))).T)
-    length = max(_RETURN_M, _RETURN_S * float(np.hypot(*logged.current.ego.velocity_mps)))
-    way = np.clip(np.cumsum(steps) / length, 0.0, 1.0)
-    slope = np.tan(offset[2])
-    aside = offset[1] * (2 * way**3 - 3 * way**2 + 1) + slope * length * (way**3 - 2 * way**2 + way)
-    turn = np.arctan(offset[1] * 6 * (way**2 - way) / length + slope * (3 * way**2 - 4 * way + 1))
-    shifted = np.stack([np.full(FUTURE_FRAMES, offset[0]), aside, turn], axis=1)
-    return relative_to(offset, compose(plan, shifted))
 
 
 def _encode_logs(job: SampleJob, tokens: Mapping[str, Sequence[str]]) -> None:

@@ -241,6 +241,26 @@ def following(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
     entries.shutdown()
 
 
+def one_cycle(
+    optimiser: torch.optim.Optimizer, steps: int, warmup_fraction: float
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A learning rate that rises to each group's own and falls to nearly 0; momentum stays as it is.
+
+    Args:
+        steps: how often the schedule will be stepped.
+        warmup_fraction: share of the steps in which the rate rises, two steps at least: the schedule divides by the
+            length of the rise less one.
+    """
+    total = max(steps, 4)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=total,
+        pct_start=max(warmup_fraction, 2 / total),
+        cycle_momentum=False,
+    )
+
+
 def read_history(path: Location) -> dict[int, dict[str, float]]:
     """Metrics by step; empty where there is no history yet."""
     try:

@@ -14,15 +14,14 @@ from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import sample_layout, target_layout
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.token_bank import ROW_LAYOUT, BankRows
-from irl_vla.scene import FUTURE_FRAMES
 
 KIND: Final = "samples"
 SCHEMA: Final = 1
 REMEDY: Final = "run `irl-vla pretrain`"
 #: Columns of the token bank that an encoded observation has under another name.
 _OBSERVED: Final = {"ego_history": "history"}
-#: Columns that say whose a row is, and that the network neither sees nor learns.
-_ASIDE: Final = set(ROW_LAYOUT) - {"command"}
+#: Columns that the network neither sees nor learns.
+_ASIDE: Final = set(ROW_LAYOUT) - {"command", "plan"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class Samples:
     Neither the number of a row nor its content depends on how rows are cut into shards.
 
     Attributes:
-        rows: the columns that the token bank keeps; ``human_plan`` is the logged one.
+        rows: the columns that the token bank keeps.
     """
 
     place: Location
@@ -48,7 +47,7 @@ class Samples:
 
         Returns:
             Name to (B, ...): the names of ``sample_layout`` and ``target_layout``, and ``plan`` (B, 8, 3), which
-            imitation learns: the human plan, or for a shifted view the way back to it.
+            imitation learns (see ``BankRows``).
         """
         return {name: self.stored.take(name, rows) for name in self.stored.columns if name not in _ASIDE}
 
@@ -56,8 +55,7 @@ class Samples:
 def sample_columns(encoder: EncoderConfig) -> RowLayout:
     """What a row of samples holds."""
     known = {name: item for name, item in ROW_LAYOUT.items() if name not in _OBSERVED}
-    plan = {"plan": ((FUTURE_FRAMES, 3), np.float32)}
-    return {**known, **plan, **sample_layout(encoder), **target_layout(encoder)}
+    return {**known, **sample_layout(encoder), **target_layout(encoder)}
 
 
 def layout_facts(layout: RowLayout) -> list[list[Any]]:

@@ -27,7 +27,8 @@ def rows(times_s: list[float], log: str = "log", view: str = "original") -> Bank
         timestamp_us=(np.array(times_s) * 1e6).astype(np.int64),
         ego_history=np.arange(count * 28, dtype=np.float32).reshape(count, 4, 7),
         command=np.ones(count, np.int64),
-        human_plan=np.arange(count * 24, dtype=np.float32).reshape(count, 8, 3),
+        plan=np.arange(count * 24, dtype=np.float32).reshape(count, 8, 3),
+        has_plan=np.arange(count) % 4 != 1,
         has_human=np.arange(count) % 2 == 0,
     )
 
@@ -58,10 +59,10 @@ def test_rows_come_back_whatever_the_size_of_shards(tmp_path: Path, rows_per_sha
 
 
 def test_only_neighbouring_original_frames_of_a_log_are_linked(tmp_path: Path) -> None:
-    # rows: log a at 1.0, 0.5, 2.0 (gap), 2.5 s; its shifted view at 1.5 s; log b at 1.5 s
-    write(tmp_path, rows([1.0, 0.5, 2.0, 2.54], "a"), rows([1.5], "a", view="s1"), rows([1.5], "b"))
+    # rows: log a at 1.0, 0.5, 2.0 (gap), 2.55, 2.85 s; its shifted view at 1.5 s; log b at 1.5 s
+    write(tmp_path, rows([1.0, 0.5, 2.0, 2.55, 2.85], "a"), rows([1.5], "a", view="s1"), rows([1.5], "b"))
     bank = TokenBank.open(tmp_path)
-    assert bank.previous_row.tolist() == [1, -1, -1, 2, -1, -1]
+    assert bank.previous_row.tolist() == [1, -1, -1, 2, 3, -1, -1]
 
 
 def test_kinds_of_tokens_keep_their_order(tmp_path: Path) -> None:

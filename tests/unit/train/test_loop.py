@@ -1,11 +1,13 @@
-"""What the driver hears of a training, and what it keeps."""
+"""What the driver hears of a training and keeps; learning rates."""
 
 import logging
 import queue
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from irl_vla.errors import ClusterError
 from irl_vla.ledger.storage import Location
@@ -17,6 +19,7 @@ from irl_vla.train.loop import (
     averaged,
     following,
     history_path,
+    one_cycle,
     read_history,
     write_history,
 )
@@ -94,3 +97,25 @@ def test_progress_is_told_without_a_terminal(
             entries.put(([Entry(step, {"pretrain/loss_total": 0.25})], False))
     assert "pretrain: step 20 of 40, pretrain/loss_total 0.25" in caplog.text
     assert "left" in caplog.text
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.05), (1, 0.05), (2, 0.5), (4, 0.25), (100, 0.01), (300, 0.05)])
+def test_the_rate_rises_to_each_groups_own_and_falls_again_with_constant_momentum(steps: int, warmup: float) -> None:
+    """Also where the rise would be of a single step (steps * warmup = 1), which torch's schedule divides by."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimiser = torch.optim.AdamW([{"params": [w], "lr": lr} for w, lr in zip(weights, (1e-2, 1e-3), strict=True)])
+    schedule = one_cycle(optimiser, steps, warmup)
+    rates, betas = [], set()
+    for _ in range(steps):
+        optimiser.step()
+        rates.append(schedule.get_last_lr())
+        betas |= {group["betas"] for group in optimiser.param_groups}
+        schedule.step()
+    assert betas == {(0.9, 0.999)}
+    np.testing.assert_allclose(np.array(rates)[:, 0], 10 * np.array(rates)[:, 1])
+    assert rates[0][0] == pytest.approx(1e-2 / 25)
+    if steps >= 4:
+        peak = max(range(steps), key=lambda step: rates[step][0])
+        assert peak == max(round(steps * warmup), 2) - 1
+        assert rates[peak][0] == pytest.approx(1e-2)
+        assert rates[-1][0] < 0.6 * rates[peak][0], "on its way down"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.cli.doctor import data as module
 from irl_vla.cli.doctor.data import data_findings, roles, sample
+from irl_vla.dataset import inventory as module
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import city_path
 from irl_vla.dataset.scenes import iter_scenes
