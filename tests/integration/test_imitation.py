@@ -71,9 +71,8 @@ CONFIG = ImitationConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
-    root = tmp_path_factory.mktemp("world")
+def make_inputs(root: Path) -> PretrainInputs:
+    """A generated world of two logs a split."""
     size = SplitSizeConfig(logs=2, layouts=2)
     sensors = WorldSensorConfig(cameras=("CAM_F0", "CAM_L0"), image_height_px=32, image_width_px=48)
     generate(WorldConfig(train=size, val=size, test=size, frames_per_log=15, sensors=sensors), root, seed=1)
@@ -90,6 +89,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
         view_sensors=view_sensors(dataset, 5),
         samples=Location.of(root / "samples"),
     )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
+    return make_inputs(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
