@@ -1,4 +1,4 @@
-"""Both trainings still learn what they learned, step by step; ``python -m tests.golden.curves --write`` makes it anew."""
+"""Both trainings learn what they learned, step by step; ``python -m tests.golden.curves --write`` makes it anew."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The smoke configuration's two trainings for a few steps, in this process, without Ray."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,6 @@ from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy, save_policy
-from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.scene import FUTURE_FRAMES
 from irl_vla.stages.experiment import Experiment, load_experiment
 from irl_vla.train.bank import write_bank
@@ -49,7 +50,7 @@ Curve = dict[str, list[float]]
 
 def imitation_curve(folder: Path) -> Curve:
     """Losses by name of the first steps of imitation; leaves world, samples, policy and bank in ``folder``."""
-    experiment, samples = _experiment(), _samples(folder)
+    experiment, samples = smoke_experiment(), _samples(folder)
     config, seed = experiment.pretrain, experiment.seed
     torch.set_num_threads(1)
     policy = build_policy(experiment.model, fit_codec(samples, experiment.model.planner.mode_floor), seed)
@@ -62,7 +63,7 @@ def imitation_curve(folder: Path) -> Curve:
         steps=range(STEPS),
         seed=seed,
         place=ALONE,
-        after=lambda _, losses: _add(curve, losses),
+        after=partial(_add, curve),
     )
     save_policy(policy.eval(), folder / "policy", experiment.model, Provenance(seed))
     write_bank(folder / "policy", samples.place, folder / "bank", BankConfig(workers=0))
@@ -70,31 +71,31 @@ def imitation_curve(folder: Path) -> Curve:
 
 
 def reward_curve(folder: Path) -> Curve:
-    """Losses by name of the first steps of the reward model, on the bank of :func:`imitation_curve` and drawn labels."""
-    experiment = _experiment()
+    """Losses of the first steps of the reward model, on the bank of :func:`imitation_curve` and drawn labels."""
+    experiment = smoke_experiment()
     config = experiment.train_reward.with_overrides({"model.members": 2, "rows_per_batch": 4})
     bank = TokenBank.open(folder / "bank")
-    generator = torch.random.manual_seed(experiment.seed)
-    del generator
+    torch.manual_seed(experiment.seed)
     ensemble = Ensemble(bank.layout, config)
     curve: Curve = {}
     fit_steps(
         ensemble,
         *make_reward_optimiser(ensemble.parameters(), config),
-        _drawn_labels(bank, config),
+        drawn_labels(bank),
         steps=range(STEPS),
         job=FitJob(folder, folder, Location.of(folder), config, experiment.seed),
-        after=lambda _, losses: _add(curve, losses),
+        after=partial(_add, curve),
     )
     return curve
 
 
-def _experiment() -> Experiment:
+def smoke_experiment() -> Experiment:
+    """The smoke configuration with a smaller world."""
     return load_experiment(SMOKE, SMALLER)
 
 
 def _samples(folder: Path) -> Samples:
-    experiment, root = _experiment(), folder / "world"
+    experiment, root = smoke_experiment(), folder / "world"
     assert experiment.generate is not None
     generate(experiment.generate.world, root, experiment.data_seed)
     data = DataConfig(root=root)
@@ -116,7 +117,7 @@ def _samples(folder: Path) -> Samples:
     return open_samples(job.folder)
 
 
-def _drawn_labels(bank: TokenBank, config: RewardTrainConfig) -> FitData:
+def drawn_labels(bank: TokenBank) -> FitData:
     """Random plans and sub-scores: what is watched here is the fit, not the labels."""
     rng, rows = np.random.default_rng(5), len(bank)
     plans = rng.normal(0, 2, (rows, PROPOSALS, FUTURE_FRAMES, 3)).cumsum(axis=2).astype(np.float32)
@@ -125,6 +126,6 @@ def _drawn_labels(bank: TokenBank, config: RewardTrainConfig) -> FitData:
     return FitData(bank, labels, subscores, np.arange(rows), np.arange(0))  # type: ignore[arg-type]
 
 
-def _add(curve: Curve, losses: dict[str, float]) -> None:
+def _add(curve: Curve, _: int, losses: Mapping[str, float]) -> None:
     for name, value in losses.items():
         curve.setdefault(name, []).append(float(f"{value:.6g}"))

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from irl_vla.policy.diffusion import DenoisingChain
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter
+from irl_vla.policy.token_bank import BankRows, TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.task import TaskSpec
 from irl_vla.train.control import imitate_on
+from tests.unit.policy.banks import store_bank
 
 
 def test_shifted_views_are_imitated_too(spec: TaskSpec, tmp_path: Path) -> None:
@@ -19,8 +20,7 @@ def test_shifted_views_are_imitated_too(spec: TaskSpec, tmp_path: Path) -> None:
     bank = TokenBank.open(spec.bank)
     columns = {item.name: getattr(bank, item.name) for item in fields(BankRows)}
     views = BankRows(**columns | {"view": np.full(len(bank), "s1"), "has_human": np.zeros(len(bank), bool)})
-    with TokenBankWriter(tmp_path / "bank", bank.layout, bank.perception_hash, 0, {}) as writer:
-        writer.append(bank.tokens(np.arange(len(bank))), views)
+    store_bank(tmp_path / "bank", bank.layout, bank.perception_hash, bank.tokens(np.arange(len(bank))), views)
     scores = iter([0.0, 1.0])
     folder = imitate_on(
         spec.policy,
