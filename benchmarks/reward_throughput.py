@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import EncoderConfig
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
+from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, finish_bank, write_bank_shard
 from irl_vla.reward.backends import ModelBackend
 from irl_vla.reward.comfort import history_comforts
 from irl_vla.reward.config import BackendConfig, RewardModelConfig
@@ -45,9 +46,9 @@ def write_bank(folder: Path) -> TokenBank:
         has_plan=np.ones(ROWS, np.bool_),
         has_human=np.ones(ROWS, np.bool_),
     )
-    with TokenBankWriter(folder, layout, "benchmark", 0, {}) as writer:
-        writer.append(generator.normal(size=(ROWS, layout.total, layout.width)), columns)
-    return TokenBank.open(folder)
+    bank = bank_artefact(Location.of(folder), layout, "benchmark", "random")
+    tokens = generator.normal(size=(ROWS, layout.total, layout.width))
+    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [(tokens, columns)])})
 
 
 def plans_a_second(call: Callable[[], object], plans: int) -> float:

@@ -1,15 +1,22 @@
 """Which sensor files the scenes of a split lack; nothing is decoded."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from irl_vla.dataset.config import SensorConfig
 from irl_vla.dataset.layout import Dataset, below
 from irl_vla.dataset.log import Log
-from irl_vla.dataset.scenes import second_stage_scene, windows
+from irl_vla.dataset.scenes import logs_of, second_stage_scene, windows
 from irl_vla.dataset.splits import SceneRef, Split, read_split
+from irl_vla.dataset.spread import spread
+
+#: Logs of more bytes in all are worth the start of other processes.
+_SPREAD_BYTES: Final = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,17 @@ def sensor_inventory(
         LogFormatError: if a log or second-stage scene is missing or broken.
     """
     return inventory_of(dataset, read_split(dataset, split), sensors, logs)
+
+
+def spread_inventory(dataset: Dataset, split: str, sensors: SensorConfig) -> SensorInventory:
+    """As :func:`sensor_inventory`; large logs, as recorded ones are, are read by a process a core."""
+    selection = read_split(dataset, split)
+    names, folder = logs_of(dataset, selection), dataset.log_folder(selection.data_split)
+    size = sum((folder / f"{name}.pkl").stat().st_size for name in names)
+    if selection.scene_filter.max_scenes is not None or size < _SPREAD_BYTES:
+        return inventory_of(dataset, selection, sensors, None)
+    look = partial(inventory_of, dataset, selection, sensors)
+    return joined(list(spread(look, [[name] for name in names], os.cpu_count() or 1)))
 
 
 def joined(parts: Sequence[SensorInventory]) -> SensorInventory:

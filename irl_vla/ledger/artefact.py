@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.ledger.code import code_version
 from irl_vla.ledger.files import content_hash
+from irl_vla.ledger.owner import OWNER_NAME
 from irl_vla.ledger.storage import RECORD_NAME, Location
 
 _SHOWN: Final = 5
@@ -159,7 +160,7 @@ class Artefact:
         found = find_record(self.folder)
         if found is None or found.fingerprint == self.fingerprint:
             return found
-        if not found.whole and self.folder.children() == [RECORD_NAME]:  # begun, but stopped before it made anything
+        if not found.whole and not self._holds_results():  # begun, but stopped before it made anything
             return None
         changed = differences(found.identity, self.identity)
         shown = "; ".join(changed[:_SHOWN]) + ("; ..." if len(changed) > _SHOWN else "")
@@ -167,6 +168,10 @@ class Artefact:
             f"{self.folder} was made with other settings or inputs ({len(changed)} differ: {shown}); "
             f"choose another name= or seed=, or delete the folder and {self.remedy}"
         )
+
+    def _holds_results(self) -> bool:
+        """True if there is more than records and what a killed writer left."""
+        return any(name not in (RECORD_NAME, OWNER_NAME) and name[0] != "." for name in self.folder.children())
 
     def _write(self, record: Record) -> None:
         (self.folder / RECORD_NAME).write_text(record.to_json())

@@ -1,7 +1,7 @@
 """Observations, scene tokens and perception targets as tensors, and their compact form for a training cache.
 
 The compact form of one scene is a mapping of named arrays whose shapes and types depend on the configuration alone
-(:func:`sample_layout`, :func:`target_layout`), so that a cache can be one memory-mapped array a name. Images and
+(:func:`sample_layout`, :func:`target_layout`), so that samples can be stored in columns. Images and
 LiDAR rasters stay uint8 there.
 """
 
@@ -163,25 +163,31 @@ def encode_sample(observation: Observation, config: EncoderConfig) -> dict[str, 
     return _conform(sample, sample_layout(config), where)
 
 
-def collate_samples(samples: Sequence[Mapping[str, NDArray[Any]]]) -> ObservationBatch:
-    """Stacks compact samples (of one configuration) into a batch."""
-    images = _stack(samples, "images").permute(0, 1, 4, 2, 3).to(torch.float32).div_(255)
+def stacked(samples: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Name to (B, ...) of B compact samples or targets of one configuration."""
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def observation_batch(arrays: Mapping[str, NDArray[Any]]) -> ObservationBatch:
+    """A batch from stacked compact samples, name to (B, ...)."""
+    tensor = {name: torch.from_numpy(arrays[name]) for name in (item.name for item in fields(ObservationBatch))}
+    images = tensor["images"].permute(0, 1, 4, 2, 3).to(torch.float32).div_(255)
     return ObservationBatch(
         images=images.contiguous(),
-        camera_valid=_stack(samples, "camera_valid"),
-        intrinsics=_stack(samples, "intrinsics"),
-        camera_to_ego=_stack(samples, "camera_to_ego"),
-        lidar=_stack(samples, "lidar").to(torch.float32).div_(255),
-        history=_stack(samples, "history"),
-        command=_stack(samples, "command"),
-        instruction_ids=_stack(samples, "instruction_ids").long(),
-        instruction_mask=_stack(samples, "instruction_mask"),
+        camera_valid=tensor["camera_valid"],
+        intrinsics=tensor["intrinsics"],
+        camera_to_ego=tensor["camera_to_ego"],
+        lidar=tensor["lidar"].to(torch.float32).div_(255),
+        history=tensor["history"],
+        command=tensor["command"],
+        instruction_ids=tensor["instruction_ids"].long(),
+        instruction_mask=tensor["instruction_mask"],
     )
 
 
 def collate(observations: Sequence[Observation], config: EncoderConfig) -> ObservationBatch:
     """Turns observations into a batch; raises what :func:`encode_sample` raises."""
-    return collate_samples([encode_sample(observation, config) for observation in observations])
+    return observation_batch(stacked([encode_sample(observation, config) for observation in observations]))
 
 
 def encode_targets(
@@ -225,13 +231,13 @@ def encode_targets(
     return _conform(targets, target_layout(config), "perception targets")
 
 
-def collate_targets(samples: Sequence[Mapping[str, NDArray[Any]]]) -> PerceptionTargets:
-    """Stacks the compact targets of several scenes (of one configuration)."""
+def target_batch(arrays: Mapping[str, NDArray[Any]]) -> PerceptionTargets:
+    """Targets from stacked compact ones, name to (B, ...)."""
     return PerceptionTargets(
-        boxes=_stack(samples, "boxes"),
-        box_classes=_stack(samples, "box_classes"),
-        raster=_stack(samples, "raster").to(torch.float32),
-        meta_action=_stack(samples, "meta_action"),
+        boxes=torch.from_numpy(arrays["boxes"]),
+        box_classes=torch.from_numpy(arrays["box_classes"]),
+        raster=torch.from_numpy(arrays["raster"]).to(torch.float32),
+        meta_action=torch.from_numpy(arrays["meta_action"]),
     )
 
 
@@ -243,7 +249,3 @@ def _conform(arrays: Mapping[str, NDArray[Any]], layout: Layout, where: str) -> 
                 "let the data section and the encoder section agree"
             )
     return {name: np.asarray(arrays[name], dtype, order="C") for name, (_, dtype) in layout.items()}
-
-
-def _stack(samples: Sequence[Mapping[str, NDArray[Any]]], name: str) -> Tensor:
-    return torch.from_numpy(np.stack([sample[name] for sample in samples]))

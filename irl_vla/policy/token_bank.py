@@ -1,32 +1,45 @@
-"""Token bank: what frozen perception makes of every scene view, as one memory-mapped Arrow file.
+"""Token bank: what frozen perception makes of every scene view, as memory-mapped Arrow shards, one a log.
 
 From here on nothing touches an image. A row holds the packed scene tokens in half precision and what proposals,
 rewards and fine-tuning need beside them. Whoever reads a bank checks the hash of the perception that wrote it.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import Manifest, read_manifest
+from irl_vla.ledger.arrays import SUFFIX, RowLayout, Rows, ShardedRows, write_rows
+from irl_vla.ledger.artefact import Artefact, Identity, require_record
+from irl_vla.ledger.shards import shard_path
+from irl_vla.ledger.storage import Location
 from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, are_pair
 
 KIND: Final = "token_bank"
 SCHEMA: Final = 2
-FILE_NAME: Final = "rows.arrow"
-REMEDY: Final = "run `irl-vla pretrain` again"
+REMEDY: Final = "run `irl-vla pretrain`"
 ORIGINAL: Final = "original"  # the view that is not shifted
 
-_ROWS_PER_BATCH: Final = 256
-_TEXT_COLUMNS: Final = ("token", "scene_token", "view", "log_name", "group", "kind")
+_TEXT: Final = ((), np.str_)
+#: The columns of :class:`BankRows`.
+ROW_LAYOUT: Final[RowLayout] = {
+    "token": _TEXT,
+    "scene_token": _TEXT,
+    "view": _TEXT,
+    "log_name": _TEXT,
+    "group": _TEXT,
+    "kind": _TEXT,
+    "timestamp_us": ((), np.int64),
+    "ego_history": ((HISTORY_FRAMES, 7), np.float32),
+    "command": ((), np.int64),
+    "plan": ((FUTURE_FRAMES, 3), np.float32),
+    "has_plan": ((), np.bool_),
+    "has_human": ((), np.bool_),
+}
 
 
 @dataclass(frozen=True)
@@ -93,17 +106,17 @@ class BankRows:
 class TokenBank:
     """An opened bank. Tokens stay on disk; the other columns are in memory, named and shaped as in ``BankRows``.
 
-    Sending a bank to another process sends its path.
+    Sending a bank to another process sends its place.
 
     Attributes:
         previous_row: (R,) int64 row of the frame with which a frame is a pair for extended comfort, -1 where there is
             none; see :func:`link_frames`.
         perception_hash: of the encoder weights that wrote it.
         inputs: name to hash of what it was written from.
-        fingerprint: of its manifest.
+        fingerprint: of its record.
     """
 
-    path: Path
+    place: Location
     layout: TokenLayout
     token: NDArray[np.str_]
     scene_token: NDArray[np.str_]
@@ -121,136 +134,98 @@ class TokenBank:
     perception_hash: str
     inputs: Mapping[str, str]
     fingerprint: str
-    _chunks: tuple[NDArray[np.float16], ...] = field(repr=False)
+    _stored: ShardedRows = field(repr=False)
 
     @classmethod
-    def open(cls, path: Path, perception_hash: str | None = None) -> Self:
+    def open(cls, place: Location | Path | str, perception_hash: str | None = None) -> Self:
         """Opens a finished bank.
 
         Args:
             perception_hash: the perception that the reader's model was trained on; None accepts any.
 
         Raises:
-            CheckpointError: if the bank is not whole, of another schema, or of another perception.
+            CheckpointError: if the bank is not whole, of another schema, of another perception, or a shard is broken.
         """
-        manifest = read_manifest(
-            path, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove the folder of that stage first"
-        )
-        found = manifest.inputs["perception"]
+        folder = Location.of(place)
+        record = require_record(folder, KIND, SCHEMA, REMEDY)
+        found = record.identity.inputs["perception"]
         if perception_hash is not None and found != perception_hash:
             raise CheckpointError(
-                f"{path}: expected tokens of perception {perception_hash}, found those of {found}; "
-                f"use the bank that was written with this checkpoint, or {REMEDY}"
+                f"{folder}: expected tokens of perception {perception_hash}, found those of {found}; "
+                f"use the bank that was written with this checkpoint, or {REMEDY} again"
             )
-        layout = TokenLayout(manifest.extra["counts"], manifest.extra["width"])
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path / FILE_NAME))).read_all()
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise CheckpointError(f"{path / FILE_NAME}: expected an Arrow file, found: {error}; {REMEDY}") from error
-        if table.num_rows != manifest.extra["rows"] or not table.schema.equals(_schema(layout)):
-            raise CheckpointError(
-                f"{path / FILE_NAME}: expected {manifest.extra['rows']} rows of {layout}, "
-                f"found {table.num_rows} rows of {table.schema.names}; {REMEDY}"
-            )
-        rows = _columns(table)
+        layout = TokenLayout(dict(record.identity.settings["tokens"]), record.identity.settings["width"])
+        shards = dict(record.facts["shards"])
+        stored = ShardedRows.open(folder, shards, bank_columns(layout), record.fingerprint, REMEDY)
+        rows = BankRows(**{name: stored.column(name) for name in ROW_LAYOUT})
         return cls(
-            path=path,
+            place=folder,
             layout=layout,
             previous_row=link_frames(rows),
             perception_hash=found,
-            inputs=manifest.inputs,
-            fingerprint=manifest.fingerprint,
-            _chunks=tuple(_chunk_array(chunk, layout) for chunk in table["tokens"].chunks),
-            **{item.name: getattr(rows, item.name) for item in fields(BankRows)},
+            inputs=record.identity.inputs,
+            fingerprint=record.fingerprint,
+            _stored=stored,
+            **columns_of(rows),
         )
 
     def __len__(self) -> int:
         return len(self.token)
 
-    def __reduce__(self) -> tuple[Callable[..., "TokenBank"], tuple[Path, str]]:
-        return type(self).open, (self.path, self.perception_hash)
+    def __reduce__(self) -> tuple[Callable[..., "TokenBank"], tuple[Location, str]]:
+        return type(self).open, (self.place, self.perception_hash)
 
     def tokens(self, rows: ArrayLike) -> NDArray[np.float16]:
         """Packed tokens (B, N, D) of rows (B,), copied from disk."""
-        wanted = np.asarray(rows, np.int64)
-        out = np.empty((len(wanted), self.layout.total, self.layout.width), np.float16)
-        chunk_of = wanted // _ROWS_PER_BATCH
-        for chunk in np.unique(chunk_of):
-            here = np.flatnonzero(chunk_of == chunk)
-            out[here] = self._chunks[chunk][wanted[here] % _ROWS_PER_BATCH]
-        return out
+        return self._stored.take("tokens", rows)
 
 
-class TokenBankWriter:
-    """Writes a bank row by row; the bank exists only once the ``with`` block has ended without an error.
+def columns_of(rows: BankRows) -> dict[str, NDArray[Any]]:
+    """The columns by name."""
+    return {item.name: getattr(rows, item.name) for item in fields(BankRows)}
 
-    Rows go to a temporary file, which gets its name when it is whole; the manifest comes last.
+
+def bank_artefact(
+    folder: Location, layout: TokenLayout, perception_hash: str, samples: str, remedy: str = REMEDY
+) -> Artefact:
+    """The bank of a perception and of samples, by its folder and identity.
 
     Args:
-        inputs: name to hash of what is encoded.
+        samples: fingerprint of what is encoded.
+    """
+    settings = {"tokens": [list(item) for item in layout.counts.items()], "width": layout.width}
+    inputs = {"perception": perception_hash, "samples": samples}
+    return Artefact(folder, Identity(KIND, SCHEMA, settings, inputs, {}), remedy)
+
+
+def write_bank_shard(
+    bank: Artefact, name: str, layout: TokenLayout, batches: Iterable[tuple[NDArray[np.floating[Any]], BankRows]]
+) -> int:
+    """Writes one shard of a bank; returns its rows.
+
+    Args:
+        batches: tokens (b, N, D) and the rows that they are of.
+
+    Raises:
+        CheckpointError: if a token is not finite in half precision.
     """
 
-    def __init__(self, path: Path, layout: TokenLayout, perception_hash: str, seed: int, inputs: Mapping[str, str]):
-        self._path, self._layout, self._seed = path, layout, seed
-        self._inputs = {**inputs, "perception": perception_hash}
-        self._pending: list[pa.RecordBatch] = []
-        self._count = 0
+    def columns() -> Iterator[Rows]:
+        for tokens, rows in batches:
+            yield {"tokens": _half(tokens, rows, layout, bank.folder), **columns_of(rows)}
 
-    def __enter__(self) -> Self:
-        self._path.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._path / f".{FILE_NAME}.part"
-        self._file = pa.ipc.new_file(str(self._temporary), _schema(self._layout))
-        return self
+    with shard_path(bank.folder, name, SUFFIX).writing() as path:
+        return write_rows(path, bank_columns(layout), columns(), bank.fingerprint)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._flush(everything=True)
-        self._file.close()
-        if kind is not None:
-            self._temporary.unlink(missing_ok=True)
-            return
-        self._temporary.replace(self._path / FILE_NAME)
-        extra = {"counts": dict(self._layout.counts), "width": self._layout.width, "rows": self._count}
-        Manifest(KIND, SCHEMA, {}, self._seed, self._inputs, extra).write(self._path)
 
-    def append(self, tokens: NDArray[np.floating[Any]], rows: BankRows) -> None:
-        """Adds rows.
+def finish_bank(bank: Artefact, shards: Mapping[str, int]) -> TokenBank:
+    """Marks a bank as whole and opens it.
 
-        Args:
-            tokens: (R, N, D).
-
-        Raises:
-            CheckpointError: if a token is not finite in half precision.
-        """
-        with np.errstate(over="ignore"):  # reported below
-            half = np.ascontiguousarray(tokens, np.float16)
-        expected = (len(rows), self._layout.total, self._layout.width)
-        if half.shape != expected:
-            raise ValueError(f"tokens: expected {expected}, found {half.shape}")
-        if not np.isfinite(half).all():
-            raise CheckpointError(
-                f"{self._path}: scene tokens of {rows.token[0]} are not finite in half precision; "
-                "perception has diverged: train it again with a lower learning rate"
-            )
-        arrays = [
-            pa.FixedSizeBinaryArray.from_buffers(_token_type(self._layout), len(half), [None, pa.py_buffer(half)])
-        ]
-        arrays += [_to_arrow(getattr(rows, item.name), item.name) for item in fields(BankRows)]
-        self._pending.append(pa.RecordBatch.from_arrays(arrays, schema=_schema(self._layout)))
-        self._count += len(half)
-        self._flush(everything=False)
-
-    def _flush(self, everything: bool) -> None:
-        """Writes batches of equal size, so that a row's place follows from its number."""
-        if not everything and sum(batch.num_rows for batch in self._pending) < _ROWS_PER_BATCH:
-            return
-        table = pa.Table.from_batches(self._pending, _schema(self._layout)).combine_chunks()
-        whole = table.num_rows if everything else table.num_rows - table.num_rows % _ROWS_PER_BATCH
-        for batch in table.slice(0, whole).to_batches(max_chunksize=_ROWS_PER_BATCH):
-            self._file.write_batch(batch)
-        self._pending = table.slice(whole).to_batches()
+    Args:
+        shards: name to rows, in the order of the rows' numbers.
+    """
+    bank.finish({"shards": [list(item) for item in shards.items()], "rows": sum(shards.values())})
+    return TokenBank.open(bank.folder, bank.identity.inputs["perception"])
 
 
 def link_frames(rows: BankRows) -> NDArray[np.int64]:
@@ -268,52 +243,23 @@ def link_frames(rows: BankRows) -> NDArray[np.int64]:
     return links
 
 
-def _token_type(layout: TokenLayout) -> Any:
-    return pa.binary(layout.total * layout.width * np.dtype(np.float16).itemsize)
+def bank_columns(layout: TokenLayout) -> RowLayout:
+    """What a row of a bank holds."""
+    return {"tokens": ((layout.total, layout.width), np.float16), **ROW_LAYOUT}
 
 
-def _schema(layout: TokenLayout) -> Any:
-    columns = [("tokens", _token_type(layout))]
-    columns += [(name, pa.string()) for name in _TEXT_COLUMNS]
-    columns += [
-        ("timestamp_us", pa.int64()),
-        ("ego_history", pa.list_(pa.float32(), HISTORY_FRAMES * 7)),
-        ("command", pa.int64()),
-        ("plan", pa.list_(pa.float32(), FUTURE_FRAMES * 3)),
-        ("has_plan", pa.bool_()),
-        ("has_human", pa.bool_()),
-    ]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
-
-
-def _to_arrow(values: NDArray[Any], name: str) -> Any:
-    if name in _TEXT_COLUMNS:
-        return pa.array(values.astype(str).tolist(), pa.string())
-    if values.ndim > 1:
-        flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
-    return pa.array(values)
-
-
-def _columns(table: Any) -> BankRows:
-    def flat(name: str, shape: tuple[int, ...] = ()) -> NDArray[Any]:
-        column = table[name].combine_chunks()
-        values: NDArray[Any] = (column.flatten() if shape else column).to_numpy(zero_copy_only=False)
-        return values.reshape(table.num_rows, *shape)
-
-    texts = {name: np.array(table[name].to_pylist(), np.str_) for name in _TEXT_COLUMNS}
-    return BankRows(
-        **texts,
-        timestamp_us=flat("timestamp_us"),
-        ego_history=flat("ego_history", (HISTORY_FRAMES, 7)),
-        command=flat("command"),
-        plan=flat("plan", (FUTURE_FRAMES, 3)),
-        has_plan=flat("has_plan").astype(np.bool_),
-        has_human=flat("has_human").astype(np.bool_),
-    )
-
-
-def _chunk_array(chunk: Any, layout: TokenLayout) -> NDArray[np.float16]:
-    """A view of the memory map, no copy."""
-    flat = np.frombuffer(chunk.buffers()[1], np.float16, count=len(chunk) * layout.total * layout.width)
-    return flat.reshape(-1, layout.total, layout.width)
+def _half(
+    tokens: NDArray[np.floating[Any]], rows: BankRows, layout: TokenLayout, folder: Location
+) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # reported below
+        half = np.ascontiguousarray(tokens, np.float16)
+    expected = (len(rows), layout.total, layout.width)
+    if half.shape != expected:
+        raise ValueError(f"tokens: expected {expected}, found {half.shape}")
+    unfit = ~np.isfinite(half).all(axis=(1, 2))
+    if unfit.any():
+        raise CheckpointError(
+            f"{folder}: scene tokens of {rows.token[unfit][0]} are not finite in half precision; "
+            "perception has diverged: train it again with a lower learning rate"
+        )
+    return half

@@ -170,7 +170,9 @@ def policy_path(experiment: Experiment) -> Location:
 
 
 def bank_path(experiment: Experiment, purpose: str) -> Location:
-    """Token bank of "train", "val" or "test"."""
+    """Token bank of "train" or "val", which imitation leaves, or of "test": of the split that is judged on."""
+    if purpose == "test":
+        return experiment.folder / "test_banks" / experiment.data.test
     return stage_folder(experiment, "pretrain") / "banks" / purpose
 
 

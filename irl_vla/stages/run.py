@@ -55,23 +55,13 @@ def pretrain(experiment: Experiment) -> None:
         return
     dataset = folders.dataset(experiment)
     require_disjoint(dataset, experiment.data.splits)
-    folder = stage.begin().path
+    folder = stage.begin()
     with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
-        from irl_vla.train.imitation import PretrainInputs
+        from irl_vla.stages.imitation import pretrain_inputs
         from irl_vla.train.imitation import pretrain as imitate
-        from irl_vla.world.painted_views import view_sensors
 
         validation = prepared(experiment, experiment.data.val)
-        inputs = PretrainInputs(
-            dataset=dataset,
-            splits=experiment.data,
-            validation=validation,
-            scorer=training_scorer(experiment),
-            views=experiment.views,
-            view_sensors=view_sensors(dataset, experiment.data_seed),
-            data_seed=experiment.data_seed,
-            samples=experiment.shared.path / "samples",
-        )
+        inputs = pretrain_inputs(experiment, dataset, validation, "train", "val")
         policy = imitate(
             inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics
         )
@@ -170,8 +160,10 @@ def evaluate(experiment: Experiment) -> None:
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.judge.for_each import on_ray
+        from irl_vla.stages.imitation import perceive_test_split
         from irl_vla.stages.judge import write_evaluation
 
+        perceive_test_split(experiment, dataset)
         store = prepared(experiment, experiment.data.test, dataset)
         for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
             run.artifact(path)

@@ -1,4 +1,6 @@
-"""Configuration of imitation, its sample cache and the ego-status baseline (imports no heavy library)."""
+"""Configuration of imitation, its samples, token banks and the ego-status baseline (imports no heavy library)."""
+
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -6,18 +8,32 @@ from irl_vla.config import Config, speed_only
 
 
 class SampleConfig(Config):
-    """The on-disk cache of encoded training samples.
+    """Encoded observations and targets.
 
     Attributes:
         view_fraction: share of the training scenes that are also seen from shifted egos (how many and how far is the
             business of ``ViewConfig``).
-        allow_missing_sensors: blank images and empty sweeps where a file is missing, instead of an error.
-        workers: Ray tasks at a time, one CPU each; 0 encodes in the calling process.
+        incomplete: what becomes of scenes whose sensor files are not all there: "error" stops and counts them,
+            "leave_out" goes without them, "blank" takes black images and empty sweeps; both count them.
+        workers: actors of one CPU each; None takes as many as there are CPUs, 0 encodes in the calling process.
     """
 
     view_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
-    allow_missing_sensors: bool = False
-    workers: int = speed_only(1, ge=0)
+    incomplete: Literal["error", "leave_out", "blank"] = "error"
+    workers: int | None = speed_only(None, ge=0)
+
+
+class BankConfig(Config):
+    """How token banks are written.
+
+    Attributes:
+        workers: actors; None takes as many as there are CPUs (with GPUs, as many as share them), 0 encodes in the
+            calling process.
+        gpus: GPUs of each actor, a fraction shares one; counts if ``use_gpu`` is set and there is a GPU.
+    """
+
+    workers: int | None = speed_only(None, ge=0)
+    gpus: float = speed_only(1.0, gt=0.0)
 
 
 class EgoMlpConfig(Config):
@@ -43,7 +59,8 @@ class ImitationConfig(Config):
         validate_every: steps between validations; each also writes a resumable checkpoint.
         validation_logs: at most so many validation logs, evenly chosen; 0 takes all.
         workers: Ray Train workers of one CPU each (or one GPU, if ``use_gpu``).
-        threads_per_worker: torch threads; 0 shares the machine's cores among the workers.
+        threads_per_worker: torch threads; 0 shares a machine's cores among the workers that run on it.
+        loader_threads: threads of each worker that read batches ahead.
         log_every: steps between reported losses.
     """
 
@@ -61,8 +78,10 @@ class ImitationConfig(Config):
     validation_logs: NonNegativeInt = 16
     workers: PositiveInt = 1
     threads_per_worker: int = speed_only(0, ge=0)
+    loader_threads: int = speed_only(1, gt=0)
     use_gpu: bool = speed_only(False)
     max_failures: int = speed_only(2, ge=0)
     log_every: int = speed_only(20, gt=0)
     samples: SampleConfig = SampleConfig()
+    bank: BankConfig = BankConfig()
     ego_mlp: EgoMlpConfig = EgoMlpConfig()

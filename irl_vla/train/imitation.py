@@ -5,11 +5,9 @@ becomes the policy checkpoint; its frozen perception then writes the token banks
 """
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import ray.train
@@ -26,33 +24,41 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.ledger.files import content_hash
-from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, collate_samples, collate_targets
+from irl_vla.ledger.storage import Location
+from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, observation_batch, target_batch
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.encoder import parameter_groups, weighted_loss
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.policy.vla import Policy, build_policy, save_policy
+from irl_vla.policy.token_bank import TokenBank
+from irl_vla.policy.vla import Policy, build_policy, load_policy, save_policy
 from irl_vla.train.bank import write_bank
 from irl_vla.train.config import ImitationConfig
-from irl_vla.train.data import SampleJob, Samples, open_samples, write_samples
 from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
+from irl_vla.train.encode import SampleJob, write_samples
+from irl_vla.train.loader import batch_rows, prefetched, step_generator, step_seed
 from irl_vla.train.loop import (
-    SELECTION,
+    Entry,
+    Place,
     Report,
     RunSpec,
-    append_history,
-    batch_rows,
-    history_path,
     last_state,
     one_cycle,
+    report_entries,
     report_state,
     run_training,
-    step_generator,
+    this_place,
+    use_threads,
 )
 from irl_vla.train.planner_loss import planner_loss
+from irl_vla.train.samples import Samples, open_samples
 from irl_vla.train.validation import validate
 
-SPLITS: Final = ("train", "val", "test")
+#: Purposes of the splits that imitation looks at; what is judged on is encoded when it is judged.
+SPLITS: Final = ("train", "val")
 _STAGE: Final = "pretrain"
+
+#: Observation, targets, plans (B, 8, 3), noise level (B, P) and noise (B, P, 24) of a step.
+Batch = tuple[ObservationBatch, PerceptionTargets, Tensor, Tensor, Tensor]
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +70,21 @@ class PretrainInputs:
     Attributes:
         splits: names of the train, validation and test split.
         validation: prepared scenes of the validation split; None chooses the best state by displacement.
+        fingerprints: name of a split to the fingerprint of what it draws on.
         views, data_seed: shifted views of training scenes, as for prepared scenes.
-        view_sensors: what the views see, of a generated data set; None gives them what the logged ego recorded.
-        samples: folder of the sample caches, one a split; trainings of other seeds may share it.
+        view_sensors: paints what shifted views see; None keeps the recorded sensors.
+        samples: folder of the samples, one below it a split; trainings of other seeds may share it.
     """
 
     dataset: Dataset
+    fingerprints: Mapping[str, str]
     splits: DataConfig
     validation: PreparedStore | None
     scorer: ScorerConfig
     views: ViewConfig
     view_sensors: ViewSensors | None
     data_seed: int
-    samples: Path
+    samples: Location
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,11 @@ class ImitationJob:
     """What a training worker needs.
 
     Attributes:
-        train, val: folders of sample caches.
-        history: where the first worker records metrics.
+        train, val: folders of samples.
     """
 
-    train: Path
-    val: Path
-    history: Path
+    train: Location
+    val: Location
     policy: PolicyConfig
     config: ImitationConfig
     validation: PreparedStore | None
@@ -126,14 +132,20 @@ class ImitationModel(nn.Module):
 
 
 def pretrain(
-    inputs: PretrainInputs, policy: PolicyConfig, config: ImitationConfig, folder: Path, *, seed: int, report: Report
-) -> Path:
+    inputs: PretrainInputs,
+    policy: PolicyConfig,
+    config: ImitationConfig,
+    folder: Location,
+    *,
+    seed: int,
+    report: Report,
+) -> Location:
     """Trains the policy and the ego-status baseline, and writes the token banks.
 
-    Call it again after an interruption: caches, training and banks go on where they stopped.
+    Call it again after an interruption: samples, training and banks go on where they stopped.
 
     Args:
-        folder: gets ``policy``, ``ego_mlp`` and ``banks/{train,val,test}``.
+        folder: gets ``policy``, ``ego_mlp`` and ``banks/{train,val}``.
         report: receives metrics while training runs.
 
     Returns:
@@ -147,11 +159,25 @@ def pretrain(
     samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
     _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
-    checkpoint = save_policy(trained, folder / "policy", policy, provenance)
-    trained.to("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
+    checkpoint = save_policy(trained, folder / "policy", policy, provenance).folder
     for name in SPLITS:
-        write_bank(trained.encoder, samples[name], folder / "banks" / name, seed)
-    return checkpoint.folder.path
+        write_bank(checkpoint, samples[name].place, folder / "banks" / name, config.bank, config.use_gpu)
+    return checkpoint
+
+
+def encode_split(
+    inputs: PretrainInputs, purpose: str, checkpoint: Location, config: ImitationConfig, folder: Location
+) -> TokenBank:
+    """The token bank of one more split, as a trained policy perceives it; what is there already is kept.
+
+    Args:
+        purpose: "test", of ``inputs.splits``.
+        checkpoint: of the policy.
+        folder: of the bank.
+    """
+    _, policy = load_policy(checkpoint)
+    samples = write_samples(sample_job(inputs, purpose, policy, config))
+    return write_bank(checkpoint, samples.place, folder, config.bank, config.use_gpu)
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:
@@ -163,7 +189,7 @@ def training_rows(samples: Samples) -> NDArray[np.int64]:
     rows = np.flatnonzero(samples.rows.has_plan)
     if not len(rows):
         raise SceneError(
-            f"{samples.folder}: expected scenes with a plan to imitate, found none among {len(samples)}; "
+            f"{samples.place}: expected scenes with a plan to imitate, found none among {len(samples)}; "
             "train on a split of logged scenes with 8 frames behind the current one"
         )
     return rows
@@ -211,9 +237,8 @@ class Trainee:
 def imitation_worker(arguments: dict[str, Any]) -> None:
     """The loop of one Ray Train worker."""
     job: ImitationJob = arguments["job"]
-    config, context = job.config, ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    torch.set_num_threads(config.threads_per_worker or max((os.cpu_count() or 1) // place.workers, 1))
+    config, place = job.config, this_place()
+    use_threads(config.threads_per_worker)
     train, val = open_samples(job.train), open_samples(job.val)
     policy = build_policy(job.policy, fit_codec(train, job.policy.planner.mode_floor), job.seed)
     model = ray.train.torch.prepare_model(ImitationModel(policy, config))
@@ -225,23 +250,14 @@ def imitation_worker(arguments: dict[str, Any]) -> None:
 
     def after(step: int, losses: Mapping[str, float]) -> None:
         ends = step == config.steps
-        if place.worker == 0 and (step % config.log_every == 0 or ends):
-            append_history(job.history, losses, step)
+        entries = [Entry(step, losses)] if step % config.log_every == 0 or ends else []
         if step % config.validate_every == 0 or ends:
-            metrics = _validated(job, policy, val, place.device) if place.worker == 0 else {}
-            if place.worker == 0:
-                append_history(job.history, metrics, step)
-            report_state(trainee.state(step), metrics | {SELECTION: _selection(metrics)})
+            metrics = _validated(job, policy, val, place)
+            report_state(trainee.state(step), [*entries, Entry(step, metrics)], _selection(metrics))
+        elif entries:
+            report_entries(entries)
 
     train_steps(trainee, train, config, steps=range(start, config.steps), seed=job.seed, place=place, after=after)
-
-
-class Place(NamedTuple):
-    """Which of how many workers this is, and where it computes."""
-
-    worker: int = 0
-    workers: int = 1
-    device: torch.device = torch.device("cpu")
 
 
 def train_steps(
@@ -256,11 +272,15 @@ def train_steps(
 ) -> None:
     """Takes optimiser steps; ``after`` hears how many are done, and the losses of the last."""
     policy, rows = trainee.policy, training_rows(samples)
-    for step in steps:
-        policy.train()
+
+    def batch_of(step: int) -> Batch:
         places = batch_rows(len(rows), config.batch_size, step, worker=place.worker, workers=place.workers, seed=seed)
         generator = step_generator(seed, step, place.worker)
-        batch = draw_batch(samples, rows[places], config.noise_draws, policy.chain.steps, generator=generator)
+        return draw_batch(samples, rows[places], config.noise_draws, policy.chain.steps, generator=generator)
+
+    for step, batch in prefetched(batch_of, steps, config.loader_threads):
+        policy.train()
+        torch.manual_seed(step_seed(seed, step, place.worker))  # for modules that draw themselves
         losses = trainee.model(*(part.to(place.device) for part in batch))
         trainee.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -274,13 +294,13 @@ def train_steps(
 
 def draw_batch(
     samples: Samples, rows: NDArray[np.int64], draws: int, levels: int, *, generator: torch.Generator
-) -> tuple[ObservationBatch, PerceptionTargets, Tensor, Tensor, Tensor]:
+) -> Batch:
     """Arguments of :class:`ImitationModel` for some rows, with random noise levels and noise."""
     taken = samples.take(rows)
-    plans = torch.from_numpy(np.stack([sample["plan"] for sample in taken]))
+    plans = torch.from_numpy(taken["plan"])
     step = torch.randint(1, levels + 1, (len(rows), draws), generator=generator)
     noise = torch.randn(len(rows), draws, plans[0].numel(), generator=generator)
-    return collate_samples(taken), collate_targets(taken), plans, step, noise
+    return observation_batch(taken), target_batch(taken), plans, step, noise
 
 
 def make_optimiser(
@@ -295,16 +315,18 @@ def make_optimiser(
 
 
 def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: ImitationConfig) -> SampleJob:
-    """The sample cache of a split, by its purpose "train", "val" or "test"; only training sees shifted views."""
+    """The samples of a split, by its purpose "train", "val" or "test"; only training sees shifted views."""
+    split = inputs.splits.splits[name]
     return SampleJob(
         dataset=inputs.dataset,
-        split=getattr(inputs.splits, name),
+        dataset_fingerprint=inputs.fingerprints[split],
+        split=split,
         encoder=policy.encoder,
         samples=config.samples,
         views=inputs.views if name == "train" else None,
         view_sensors=inputs.view_sensors,
         seed=inputs.data_seed,
-        folder=inputs.samples.resolve() / name,
+        folder=inputs.samples / split,
     )
 
 
@@ -313,26 +335,25 @@ def _fit_policy(
     samples: Mapping[str, Samples],
     policy: PolicyConfig,
     config: ImitationConfig,
-    folder: Path,
+    folder: Location,
     *,
     seed: int,
     report: Report,
 ) -> tuple[Policy, Provenance]:
     """Trains on Ray and returns the best policy, on the CPU."""
-    values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    values = config.decisive()
     origin = {f"samples_{name}": samples[name].fingerprint for name in ("train", "val")}
     name = f"imitation-{content_hash([policy.model_dump(mode='json'), values, origin, seed])}"
-    storage = folder.resolve() / "ray"
     job = ImitationJob(
-        train=samples["train"].folder,
-        val=samples["val"].folder,
-        history=history_path(storage, name),
+        train=samples["train"].place,
+        val=samples["val"].place,
         policy=policy,
         config=config,
         validation=inputs.validation,
         scorer=inputs.scorer,
         seed=seed,
     )
+    storage = folder / "ray"
     spec = RunSpec(_STAGE, name, storage, config.steps, config.workers, config.use_gpu, config.max_failures)
     state = run_training(imitation_worker, job, spec, report)
     trained = build_policy(policy, PlanCodec(), seed)
@@ -340,12 +361,8 @@ def _fit_policy(
     return trained.eval(), Provenance(seed, origin, {"step": state["step"], "training": values})
 
 
-#: What does not change the result of a training.
-_NOT_IDENTITY: Final = {"use_gpu", "max_failures", "threads_per_worker", "log_every"}
-
-
-def _validated(job: ImitationJob, policy: Policy, val: Samples, device: torch.device) -> dict[str, float]:
-    metrics = validate(policy.eval(), val, job.validation, job.scorer, logs=job.config.validation_logs, device=device)
+def _validated(job: ImitationJob, policy: Policy, val: Samples, place: Place) -> dict[str, float]:
+    metrics = validate(policy.eval(), val, job.validation, job.scorer, logs=job.config.validation_logs, place=place)
     return {f"pretrain/val_{name}": value for name, value in metrics.items()}
 
 
@@ -354,7 +371,7 @@ def _selection(metrics: Mapping[str, float]) -> float:
     return metrics.get("pretrain/val_epdms", -metrics.get("pretrain/val_ade_m", np.inf))
 
 
-def _fit_baseline(samples: Samples, config: ImitationConfig, folder: Path, seed: int) -> None:
+def _fit_baseline(samples: Samples, config: ImitationConfig, folder: Location, seed: int) -> None:
     # Humans alone: a shifted view has the ego status of its scene, which cannot tell that there is a way back to drive.
     rows, humans = samples.rows, samples.rows.has_human
     model = train_ego_mlp(rows.ego_history[humans], rows.command[humans], rows.plan[humans], config.ego_mlp, seed)

@@ -1,42 +1,68 @@
 """Pieces of a Ray Train (v2) run that do not depend on what is trained.
 
-A worker builds its model, takes up the last checkpoint, and reports states; the driver runs the trainer and passes
-metrics on while it runs. Random numbers of a step are a function of (seed, step, worker), so that a state holds none
-and a run that was stopped and resumed equals one that was not.
+A worker builds its model, takes up the last checkpoint, and reports states and losses; Ray Train's controller passes
+them to the driver, which logs them and keeps the history. Random numbers of a step are a function of (seed, step,
+worker), so that a state holds none and a run that was stopped and resumed equals one that was not.
 """
 
 import json
 import logging
+import os
+import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import numpy as np
+import ray
 import ray.train
 import torch
-from numpy.typing import NDArray
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Queue
 from rich.console import Console
 from rich.progress import Progress
 
 from irl_vla.errors import ClusterError
 from irl_vla.ledger.files import atomic_path
+from irl_vla.ledger.storage import Location
 
 #: Receives metrics and the step that they belong to.
 Report = Callable[[Mapping[str, float], int], None]
 
 #: The metric by which the best checkpoint is chosen; higher is better.
 SELECTION: Final = "selection"
-_STATE_NAME: Final = "state.pt"
 HISTORY_NAME: Final = "metrics.jsonl"
-_POLL_S: Final = 0.5
+_STATE_NAME: Final = "state.pt"
+_ENTRIES: Final = "entries"
+_WAIT_S: Final = 0.5
+#: Without a terminal, progress is logged this often.
+_SAY_EVERY_S: Final = 25.0
 
 log = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """Metrics of one step."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+class Place(NamedTuple):
+    """Which of how many workers this is, and where it computes."""
+
+    worker: int = 0
+    workers: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+#: A process that trains by itself.
+ALONE: Final = Place()
 
 
 @dataclass(frozen=True)
@@ -46,12 +72,12 @@ class RunSpec:
     Attributes:
         stage: named in errors.
         name: identity of the run: the same name in the same folder goes on where it stopped.
-        folder: where Ray Train keeps checkpoints, and the metrics lie.
+        folder: where Ray Train keeps checkpoints, and the history of the metrics lies.
     """
 
     stage: str
     name: str
-    folder: Path
+    folder: Location
     steps: int
     workers: int
     use_gpu: bool
@@ -65,17 +91,20 @@ def run_training(
 
     Args:
         worker: loop of one worker; gets ``{"job": job}``.
+        report: hears the entries of the workers, averaged over them. What it raises is raised after the training.
 
     Raises:
         ClusterError: if training failed more often than allowed.
     """
+    entries = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(num_workers=spec.workers, use_gpu=spec.use_gpu),
         run_config=ray.train.RunConfig(
             name=spec.name,
-            storage_path=str(spec.folder.resolve()),
+            storage_path=spec.folder.uri,
+            callbacks=[_Forward(entries)],
             failure_config=ray.train.FailureConfig(max_failures=spec.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute=SELECTION, checkpoint_score_order="max"
@@ -83,7 +112,7 @@ def run_training(
         ),
     )
     try:
-        with following(history_path(spec.folder, spec.name), report, spec.steps, spec.stage):
+        with following(entries, report, spec):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ClusterError(
@@ -102,15 +131,57 @@ def last_state() -> dict[str, Any] | None:
     return None if checkpoint is None else read_state(checkpoint)
 
 
-def report_state(state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def this_place() -> Place:
+    """In a worker: its place."""
+    context = ray.train.get_context()
+    return Place(context.get_world_rank(), context.get_world_size(), get_device())
+
+
+def use_threads(chosen: int) -> None:
+    """In a worker: torch threads; 0 shares the machine's cores among the workers that run on this machine."""
+    here = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(chosen or max((os.cpu_count() or 1) // here, 1))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Lets torch use so many threads of this process for the duration of a piece of work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def session_cpus() -> int:
+    """CPUs of the Ray session."""
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+
+def session_gpus() -> float:
+    """GPUs of the Ray session."""
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def report_entries(entries: Sequence[Entry]) -> None:
+    """In a worker: hands in metrics. All workers must call it at the same step.
+
+    It costs some milliseconds; more often than every ``RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`` it waits for the controller.
+    """
+    ray.train.report({_ENTRIES: [[entry.step, dict(entry.metrics)] for entry in entries]})
+
+
+def report_state(state: Mapping[str, Any], entries: Sequence[Entry], selection: float) -> None:
     """In a worker: hands in a state. All workers must call it at the same step; the first one's state is kept."""
+    metrics = {_ENTRIES: [[entry.step, dict(entry.metrics)] for entry in entries], SELECTION: selection}
     if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(dict(metrics))
+        ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
         with atomic_path(Path(folder) / _STATE_NAME) as temporary:
             torch.save(dict(state), temporary)
-        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
@@ -120,63 +191,65 @@ def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
     return state
 
 
-def history_path(folder: Path, name: str) -> Path:
-    """File to which a run's first worker appends its metrics."""
+def history_path(folder: Location, name: str) -> Location:
+    """File with the metrics of a run, a line a step."""
     return folder / name / HISTORY_NAME
 
 
-def append_history(path: Path, metrics: Mapping[str, float], step: int) -> None:
-    """In the first worker: records metrics; the driver reads them along."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        stream.write(json.dumps({"step": step, "metrics": dict(metrics)}) + "\n")
+class _Forward(ray.train.UserCallback):  # type: ignore[misc]
+    """Lives in Ray Train's controller and passes on what the workers report."""
+
+    def __init__(self, entries: Any) -> None:
+        self._entries = entries
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Hears what all workers reported at one step."""
+        del run_context
+        self._entries.put((averaged([part[_ENTRIES] for part in metrics]), checkpoint is not None))
+
+
+def averaged(parts: Sequence[Sequence[tuple[int, Mapping[str, float]]]]) -> list[Entry]:
+    """Means over workers of what each reported of the same steps."""
+    return [
+        Entry(same[0][0], {name: sum(metrics[name] for _, metrics in same) / len(same) for name in same[0][1]})
+        for same in zip(*parts, strict=True)
+    ]
 
 
 @contextmanager
-def following(path: Path, report: Report, total: int, title: str) -> Iterator[None]:
-    """Passes metrics on as they are appended to a file, and shows the progress on a terminal."""
-    stop = threading.Event()
-    offset = path.stat().st_size if path.exists() else 0
-    with Progress(disable=not Console().is_terminal, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-
-        def read_new(offset: int) -> int:
-            if not path.exists():
-                return offset
-            with path.open("rb") as stream:
-                stream.seek(offset)
-                whole = stream.read().rpartition(b"\n")
-            for line in whole[0].splitlines():
-                entry = json.loads(line)
-                report(entry["metrics"], entry["step"])
-                progress.update(task, completed=entry["step"])
-            return offset + len(whole[0]) + len(whole[1])
-
-        def follow() -> None:
-            position = offset
-            while not stop.wait(_POLL_S):
-                position = read_new(position)
-            read_new(position)
-
-        thread = threading.Thread(target=follow, name=f"{title} metrics")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-
-def batch_rows(count: int, size: int, step: int, *, worker: int, workers: int, seed: int) -> NDArray[np.int64]:
-    """Rows (size,) of one worker's batch: the workers walk together through one permutation an epoch.
+def following(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
+    """While the block runs: passes entries on as they come, keeps the history, and shows how far the training is.
 
     Args:
-        count: number of rows; a batch may reach into the next epoch.
+        entries: queue of (entries, whether a state was kept with them).
     """
-    places = (step * workers + worker) * size + np.arange(size)
-    return np.array(
-        [_permutation(count, seed, epoch)[place] for epoch, place in zip(*divmod(places, count), strict=True)]
-    )
+    stop = threading.Event()
+    history = read_history(history_path(spec.folder, spec.name))
+    with Progress(disable=not Console().is_terminal, transient=True) as progress:
+        task = progress.add_task(spec.stage, total=spec.steps)
+        say = _every(spec)
+
+        def follow() -> None:
+            for found, is_state in _arriving(entries, stop):
+                for entry in found:
+                    history[entry.step] = {**history.get(entry.step, {}), **entry.metrics}
+                    report(entry.metrics, entry.step)
+                    progress.update(task, completed=entry.step)
+                    if progress.disable:
+                        say(entry)
+                if is_state:
+                    write_history(history_path(spec.folder, spec.name), history)
+
+        with ThreadPoolExecutor(1, thread_name_prefix=spec.stage) as pool:
+            done = pool.submit(follow)
+            try:
+                yield
+            finally:
+                stop.set()
+        done.result()
+    if history:
+        write_history(history_path(spec.folder, spec.name), history)
+    entries.shutdown()
 
 
 def one_cycle(
@@ -199,24 +272,51 @@ def one_cycle(
     )
 
 
-def step_generator(seed: int, step: int, worker: int) -> torch.Generator:
-    """The random numbers of one worker in one step. Also seeds torch's own generator, for modules that use it."""
-    state = int(np.random.SeedSequence([seed, step, worker]).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(state)
-    return torch.Generator().manual_seed(state)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Lets torch use so many threads of this process for the duration of a piece of work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def read_history(path: Location) -> dict[int, dict[str, float]]:
+    """Metrics by step; empty where there is no history yet."""
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {entry["step"]: entry["metrics"] for entry in map(json.loads, lines)}
 
 
-@lru_cache(maxsize=4)
-def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def write_history(path: Location, history: Mapping[int, Mapping[str, float]]) -> None:
+    """Writes the whole history, a line a step; steps that a resumed run repeats stand there once."""
+    path.write_text("".join(json.dumps({"step": step, "metrics": history[step]}) + "\n" for step in sorted(history)))
+
+
+def _arriving(entries: Any, stop: threading.Event) -> Iterator[tuple[list[Entry], bool]]:
+    """What comes out of the queue until ``stop`` is set and nothing is left, or Ray is gone."""
+    while True:
+        last = stop.is_set()
+        try:
+            yield entries.get(timeout=None if last else _WAIT_S, block=not last)
+        except queue.Empty:
+            if last:
+                return
+        except ray.exceptions.RayError as error:
+            log.warning("training metrics: the connection to the workers is lost (%s)", error)
+            return
+
+
+def _every(spec: RunSpec) -> Callable[[Entry], None]:
+    """Logs an entry now and then, with rate and time left."""
+    started = said = time.monotonic()
+    first: int | None = None
+
+    def say(entry: Entry) -> None:
+        nonlocal said, started, first
+        now = time.monotonic()
+        if first is None:
+            first, started = entry.step, now
+        elif now - said > _SAY_EVERY_S and entry.step > first:
+            said, rate = now, (entry.step - first) / (now - started)
+            loss = next((f", {name} {value:.4g}" for name, value in entry.metrics.items() if "loss" in name), "")
+            left = (spec.steps - entry.step) / rate
+            log.info(
+                "%s: step %d of %d%s, %.2f steps a second, %.0f s left",
+                *(spec.stage, entry.step, spec.steps, loss, rate, left),
+            )
+
+    return say

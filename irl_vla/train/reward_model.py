@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
-from irl_vla.ledger.files import MANIFEST_NAME, content_hash, file_hash
+from irl_vla.ledger.files import content_hash
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.reward.labels import LabelSet, open_labels
@@ -26,16 +27,19 @@ from irl_vla.reward.loss import LEARNED, class_weights, subscore_losses, total_l
 from irl_vla.reward.model import STAGE, RewardWorldModel, predict_subscores
 from irl_vla.reward.quality import QualityReport, quality_report
 from irl_vla.scene import SUBSCORES
+from irl_vla.train.loader import prefetched
 from irl_vla.train.loop import (
-    SELECTION,
+    ALONE,
+    Entry,
+    Place,
     Report,
     RunSpec,
-    append_history,
-    history_path,
     last_state,
     one_cycle,
+    report_entries,
     report_state,
     run_training,
+    this_place,
 )
 
 _COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
@@ -54,16 +58,9 @@ class FitJob:
 
     bank: Path
     labels: Path
-    folder: Path
+    folder: Location
     config: RewardTrainConfig
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of the run, by what determines its result: another configuration never resumes from its states."""
-        values = self.config.model_dump(mode="json", exclude={"use_gpu", "max_failures", "checkpoint_every"})
-        inputs = [file_hash(folder / MANIFEST_NAME) for folder in (self.bank, self.labels)]
-        return f"reward-{content_hash([values, self.seed, inputs])}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +110,10 @@ def train_reward(
         CheckpointError: if bank and labels do not fit, or hold fewer than two groups.
         ClusterError: if training failed on the cluster more often than ``config.max_failures``.
     """
-    job = FitJob(bank, labels, folder.resolve() / "training", config, seed)
+    job = FitJob(bank, labels, Location.of(folder) / "training", config, seed)
     data = open_data(job)
-    spec = RunSpec(
-        "train-reward", job.name, job.folder, config.steps, config.workers, config.use_gpu, config.max_failures
-    )
+    name = run_name(job, data)
+    spec = RunSpec("train-reward", name, job.folder, config.steps, config.workers, config.use_gpu, config.max_failures)
     state = run_training(fit_worker, job, spec, report)
     models = _members(data, config, state["model"])
     quality = evaluate_held_out(models, data)
@@ -132,10 +128,16 @@ def train_reward(
         Provenance(
             seed,
             {"perception": data.bank.perception_hash, "labels": data.labels.fingerprint},
-            {"training": config.model_dump(mode="json", exclude={"model"}), "held_out": _headline(quality)},
+            {"training": _without_model(config), "held_out": _headline(quality)},
         ),
     )
     return checkpoint
+
+
+def run_name(job: FitJob, data: FitData) -> str:
+    """Name of the run, by what determines its result: another configuration never resumes from its states."""
+    inputs = [data.bank.fingerprint, data.labels.fingerprint]
+    return f"reward-{content_hash([job.config.decisive(), job.seed, inputs])}"
 
 
 def open_data(job: FitJob) -> FitData:
@@ -190,18 +192,20 @@ def fit_steps(
     *,
     steps: range,
     job: FitJob,
-    worker: int = 0,
+    place: Place = ALONE,
     after: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:
     """Takes optimiser steps; ``after`` hears the step just done and its losses."""
     config = job.config
-    device = next(ensemble.parameters()).device
     flat = torch.from_numpy(data.subscores[data.train].reshape(-1, len(LEARNED)))
-    weights = class_weights(flat, config.model.class_balance).to(device)
+    weights = class_weights(flat, config.model.class_balance).to(place.device)
     ensemble.train()
-    for step in steps:
-        batch = draw_batch(data, config, np.random.default_rng([job.seed, step, worker]))
-        tokens, history, plans, labels = (part.to(device) for part in batch)
+
+    def batch_of(step: int) -> tuple[Tensor, ...]:
+        return draw_batch(data, config, np.random.default_rng([job.seed, step, place.worker]))
+
+    for step, batch in prefetched(batch_of, steps):
+        tokens, history, plans, labels = (part.to(place.device) for part in batch)
         losses = subscore_losses(
             ensemble(tokens, plans, history), labels.expand(config.model.members, *labels.shape), weights
         )
@@ -249,7 +253,7 @@ def fit_worker(arguments: dict[str, Any]) -> None:
     ensemble = ray.train.torch.prepare_model(Ensemble(data.bank.layout, job.config))
     bare = ensemble.module if isinstance(ensemble, nn.parallel.DistributedDataParallel) else ensemble
     optimiser, schedule = make_optimiser(ensemble.parameters(), job.config)
-    worker, start, state = ray.train.get_context().get_world_rank(), 0, last_state()
+    place, start, state = this_place(), 0, last_state()
     if state is not None:
         bare.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -259,15 +263,16 @@ def fit_worker(arguments: dict[str, Any]) -> None:
 
     def after(step: int, metrics: dict[str, float]) -> None:
         last = step == job.config.steps
-        if worker == 0 and (step % _LOG_EVERY == 0 or last):
-            append_history(history_path(job.folder, job.name), metrics, step)
+        entries = [Entry(step, metrics)] if step % _LOG_EVERY == 0 or last else []
         if step % job.config.checkpoint_every == 0 or last:
             state = {"model": bare.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
             # The held-out rows are for the report alone: the last state is the one to keep.
-            report_state(state | {"step": step}, metrics | {SELECTION: float(step)})
+            report_state(state | {"step": step}, entries, selection=float(step))
+        elif entries:
+            report_entries(entries)
 
     fit_steps(
-        ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, worker=worker, after=after
+        ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, place=place, after=after
     )
 
 
@@ -281,6 +286,10 @@ def _members(data: FitData, config: RewardTrainConfig, state: dict[str, Tensor])
     ensemble.load_state_dict(state)
     members = cast(Iterable[RewardWorldModel], ensemble.members)
     return tuple(member.eval().requires_grad_(False) for member in members)
+
+
+def _without_model(config: RewardTrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.decisive().items() if name != "model"}
 
 
 def _headline(quality: QualityReport) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """What imitation is judged by while it trains: displacement, true score, and answers."""
 
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +12,34 @@ from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
-from irl_vla.judge.one_stage import FrameId, score_split
-from irl_vla.policy.batch import IGNORED, collate_samples
+from irl_vla.judge.one_stage import FrameId, SplitScores, join_scores, score_split
+from irl_vla.policy.batch import IGNORED, observation_batch
 from irl_vla.policy.semantic import answer_accuracy
 from irl_vla.policy.vla import Policy
-from irl_vla.train.data import Samples
+from irl_vla.scene import FUTURE_FRAMES
+from irl_vla.train.loop import ALONE, Place
+from irl_vla.train.samples import Samples
 
 _ROWS_PER_BATCH = 32
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a policy made of some rows.
+
+    Attributes:
+        rows: (R,) of the samples.
+        plans: (R, 8, 3), deterministic.
+        answers: (R, 2) meta-actions that the language model answered.
+        scores: true scores of the rows that are prepared; None without any.
+    """
+
+    rows: NDArray[np.int64]
+    plans: Floats
+    answers: NDArray[np.int64]
+    scores: SplitScores | None
 
 
 def validate(
@@ -28,9 +49,9 @@ def validate(
     scorer: ScorerConfig,
     *,
     logs: int,
-    device: torch.device | str = "cpu",
+    place: Place = ALONE,
 ) -> dict[str, float]:
-    """Judges deterministic plans.
+    """Judges deterministic plans; every worker of a training judges some logs, and all get the result.
 
     Args:
         store: prepared scenes; without them there is no true score.
@@ -44,16 +65,45 @@ def validate(
         SceneError: if none of the scenes is prepared.
     """
     rows = chosen_rows(samples, logs)
-    plans, answers = predict(policy, samples, rows, device)
-    metrics = displacement(plans, samples, rows)
-    actual = torch.from_numpy(np.array(samples.arrays["meta_action"][rows]))
+    judged = None if store is None else prepared_rows(samples, rows, store, tell=place.worker == 0)
+    mine = rows[own_share(samples.rows.log_name[rows], place)]
+    plans, answers = predict(policy, samples, mine, place.device)
+    scores = None
+    if store is not None and judged is not None and np.isin(mine, judged).any():
+        frames = [frame_of(samples, row) for row in mine if row in set(judged.tolist())]
+        by_token = {str(samples.rows.token[row]): plan for row, plan in zip(mine, plans, strict=True)}
+        scores = score_split(store, frames, by_token, scorer)
+    return _metrics(samples, gathered(Predicted(mine, plans, answers, scores), place))
+
+
+def own_share(log_names: NDArray[np.str_], place: Place) -> NDArray[np.bool_]:
+    """(R,) True for the rows of the logs that this worker judges: whole logs, dealt out in turn."""
+    return np.isin(log_names, np.unique(log_names)[place.worker :: place.workers])
+
+
+def gathered(own: Predicted, place: Place) -> Predicted:
+    """What all workers predicted, on each of them."""
+    if place.workers == 1:
+        return own
+    parts: list[Any] = [None] * place.workers
+    torch.distributed.all_gather_object(parts, own)
+    scores = [part.scores for part in parts if part.scores is not None]
+    return Predicted(
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.plans for part in parts]),
+        np.concatenate([part.answers for part in parts]),
+        join_scores(scores) if scores else None,
+    )
+
+
+def _metrics(samples: Samples, found: Predicted) -> dict[str, float]:
+    metrics = displacement(found.plans, samples, found.rows)
+    actual = torch.from_numpy(samples.stored.take("meta_action", found.rows))
     if bool((actual != IGNORED).all(dim=1).any()):
-        accuracy = answer_accuracy(torch.from_numpy(answers), actual)
+        accuracy = answer_accuracy(torch.from_numpy(found.answers), actual)
         metrics |= {"answer_accuracy": accuracy.both, "answer_majority": accuracy.majority_both}
-    if store is not None:
-        frames = _frames(samples, rows, store)
-        by_token = {str(samples.rows.token[row]): plan for row, plan in zip(rows, plans, strict=True)}
-        metrics |= score_split(store, frames, by_token, scorer).means()
+    if found.scores is not None:
+        metrics |= found.scores.means()
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
@@ -69,10 +119,10 @@ def predict(
     policy: Policy, samples: Samples, rows: NDArray[np.int64], device: torch.device | str
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Deterministic plans (R, 8, 3) and answered meta-actions (R, 2) of rows."""
-    plans, answers = [], []
+    plans, answers = [np.zeros((0, FUTURE_FRAMES, 3), np.float32)], [np.zeros((0, 2), np.int64)]
     with torch.inference_mode():
         for start in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = collate_samples(samples.take(rows[start : start + _ROWS_PER_BATCH])).to(device)
+            batch = observation_batch(samples.take(rows[start : start + _ROWS_PER_BATCH])).to(device)
             plans.append(policy(batch).cpu().numpy())
             answers.append(policy.encoder.predict_meta_actions(batch).cpu().numpy())
     return np.concatenate(plans).astype(np.float64), np.concatenate(answers)
@@ -87,16 +137,29 @@ def displacement(plans: Floats, samples: Samples, rows: NDArray[np.int64]) -> di
     return {"ade_m": float(gap.mean()), "fde_m": float(gap[:, -1].mean())}
 
 
-def _frames(samples: Samples, rows: NDArray[np.int64], store: PreparedStore) -> list[FrameId]:
-    """The rows that can be scored; preparing a split reports the scenes that it had to leave out, and why."""
+def frame_of(samples: Samples, row: int) -> FrameId:
+    """The frame of a row."""
     columns = (samples.rows.token, samples.rows.log_name, samples.rows.group, samples.rows.kind)
-    frames = [FrameId(*(str(column[row]) for column in columns)) for row in rows]
-    missing = [frame.token for frame in frames if frame.token not in store]
-    if len(missing) == len(frames):
+    return FrameId(*(str(column[row]) for column in columns))
+
+
+def prepared_rows(samples: Samples, rows: NDArray[np.int64], store: PreparedStore, tell: bool) -> NDArray[np.int64]:
+    """The rows that can be scored; preparing a split reports the scenes that it had to leave out, and why.
+
+    Args:
+        tell: True names the others in a warning (one worker is enough).
+
+    Raises:
+        SceneError: if there is none.
+    """
+    tokens = samples.rows.token[rows].tolist()
+    there = np.array([token in store for token in tokens], np.bool_)
+    if not there.any():
         raise SceneError(
-            f"validation: expected prepared scenes of {samples.folder}, found none in {store.folder}; "
+            f"validation: expected prepared scenes of {samples.place}, found none in {store.folder}; "
             "prepare the validation split again"
         )
-    if missing:
-        log.warning("validation: %d of %d scenes are not prepared: %s", len(missing), len(frames), ", ".join(missing))
-    return [frame for frame in frames if frame.token in store]
+    if tell and not there.all():
+        missing = [token for token, known in zip(tokens, there.tolist(), strict=True) if not known]
+        log.warning("validation: %d of %d scenes are not prepared: %s", len(missing), len(tokens), ", ".join(missing))
+    return rows[there]

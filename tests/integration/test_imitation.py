@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,18 +20,21 @@ from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.scenes import load_scene
 from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.errors import CheckpointError
-from irl_vla.policy.batch import collate_samples
+from irl_vla.errors import ConfigError
+from irl_vla.ledger.arrays import write_rows
+from irl_vla.ledger.artefact import Artefact
+from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.storage import Location
+from irl_vla.policy.batch import observation_batch
 from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.planner_config import DecoderConfig, PlannerConfig, PolicyConfig
 from irl_vla.policy.token_bank import TokenBank
-from irl_vla.policy.vla import build_policy, perception_hash
+from irl_vla.policy.vla import build_policy, perception_hash, save_policy
 from irl_vla.train.bank import write_bank
-from irl_vla.train.config import EgoMlpConfig, ImitationConfig, SampleConfig
-from irl_vla.train.data import Samples, encode_view, write_samples
+from irl_vla.train.config import BankConfig, EgoMlpConfig, ImitationConfig, SampleConfig
+from irl_vla.train.encode import encode_view, write_samples
 from irl_vla.train.imitation import (
     ImitationModel,
-    Place,
     PretrainInputs,
     Trainee,
     fit_codec,
@@ -39,6 +43,8 @@ from irl_vla.train.imitation import (
     train_steps,
     training_rows,
 )
+from irl_vla.train.loop import ALONE
+from irl_vla.train.samples import Samples, open_samples, sample_record, stored_layout
 from irl_vla.train.validation import chosen_rows, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
@@ -60,20 +66,34 @@ CONFIG = ImitationConfig(
     log_every=1,
     threads_per_worker=1,
     samples=SampleConfig(view_fraction=0.6, workers=0),
+    bank=BankConfig(workers=0),
     ego_mlp=EgoMlpConfig(hidden=8, steps=5, batch_size=8),
 )
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
-    root = tmp_path_factory.mktemp("world")
+def make_inputs(root: Path) -> PretrainInputs:
+    """A generated world of two logs a split."""
     size = SplitSizeConfig(logs=2, layouts=2)
     sensors = WorldSensorConfig(cameras=("CAM_F0", "CAM_L0"), image_height_px=32, image_width_px=48)
     generate(WorldConfig(train=size, val=size, test=size, frames_per_log=15, sensors=sensors), root, seed=1)
     data = DataConfig(root=root)
-    dataset, seed = open_dataset(data), 5
-    painted = view_sensors(dataset, seed)
-    return PretrainInputs(dataset, data, None, ScorerConfig(), ViewConfig(), painted, seed, root / "samples")
+    dataset = open_dataset(data)
+    return PretrainInputs(
+        dataset=dataset,
+        fingerprints=dict.fromkeys(("train", "val", "test"), "d"),
+        splits=data,
+        validation=None,
+        scorer=ScorerConfig(),
+        views=ViewConfig(),
+        data_seed=5,
+        view_sensors=view_sensors(dataset, 5),
+        samples=Location.of(root / "samples"),
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
+    return make_inputs(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +114,7 @@ def run(subject: Trainee, samples: Samples, steps: range) -> list[float]:
         CONFIG,
         steps=steps,
         seed=9,
-        place=Place(),
+        place=ALONE,
         after=lambda _, metrics: losses.append(metrics["pretrain/loss_total"]),
     )
     return losses
@@ -109,32 +129,69 @@ def test_cache_holds_every_scene_and_some_shifted_views(inputs: PretrainInputs, 
     scene = load_scene(inputs.dataset, "train", str(samples.rows.scene_token[row]))
     job = sample_job(inputs, "train", POLICY, CONFIG)
     shifted = scene_views(scene, inputs.views, inputs.data_seed)[0]
+    stored = samples.stored
     for name, value in encode_view(job, shifted, scene).items():
-        if name in samples.arrays:
-            np.testing.assert_allclose(samples.arrays[name][row], value, rtol=1e-6, atol=1e-6, err_msg=name)
+        found = stored.take(name, [row])[0]
+        if stored.take(name, [0]).dtype.kind == "U":
+            assert found == value, name
+        else:
+            np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(samples.rows.plan[row], imitated_plan(shifted), atol=1e-4)
     assert samples.rows.has_plan.all()
     np.testing.assert_array_equal(samples.rows.has_human, views == "original")
     original = int(np.flatnonzero(samples.rows.token == scene.token)[0])
-    assert (samples.arrays["images"][row] != samples.arrays["images"][original]).any()
-    assert (samples.arrays["lidar"][row] != samples.arrays["lidar"][original]).any()
-    np.testing.assert_array_equal(samples.arrays["camera_to_ego"][row], samples.arrays["camera_to_ego"][original])
+    for name, changes in (("images", True), ("lidar", True), ("camera_to_ego", False)):
+        pair = stored.take(name, [row, original])
+        assert (pair[0] != pair[1]).any() == changes, name
 
 
-def test_cache_goes_on_where_it_stopped_and_refuses_another_job(inputs: PretrainInputs, samples: Samples) -> None:
-    before = {name: np.array(array) for name, array in samples.arrays.items()}
-    done = sorted((samples.folder / "done").iterdir())
-    done[0].unlink()
-    (samples.folder / "manifest.json").unlink()
-    stamp = done[1].stat().st_mtime_ns
-    again = write_samples(sample_job(inputs, "train", POLICY, CONFIG))
-    assert done[1].stat().st_mtime_ns == stamp
+def test_samples_are_taken_up_and_mended(
+    inputs: PretrainInputs, samples: Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = sample_job(inputs, "train", POLICY, CONFIG)
+    before = samples.take(np.arange(len(samples)))
+    first, second = (samples.place.path / f"{name}.arrow" for name in samples.stored.names)
+    (tmp_path / "half").write_bytes(first.read_bytes()[:5000])
+    (tmp_path / "half").replace(first)  # what is mapped into memory must not shrink
+    stamp = second.stat().st_mtime_ns
+    again = write_samples(job)
+    assert f"{first.name}: expected a whole Arrow file" in caplog.text
+    first.unlink()
+    again = write_samples(job)
+    assert second.stat().st_mtime_ns == stamp, "a whole shard is not touched"
     assert again.fingerprint == samples.fingerprint
-    for name, array in before.items():
-        np.testing.assert_array_equal(again.arrays[name], array)
-    other = CONFIG.with_overrides({"samples.view_fraction": 0.1})
-    with pytest.raises(CheckpointError, match="other data, configuration or seed"):
-        write_samples(sample_job(inputs, "train", POLICY, other))
+    for name, array in again.take(np.arange(len(again))).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data_seed": 6}, "views: 5 then, 6 now"),
+        ({"fingerprints": {"train": "other"}}, "inputs.dataset: 'd' then, 'other' now"),
+    ],
+)
+def test_samples_of_other_data_or_seed_are_refused(inputs: PretrainInputs, samples: Samples, change, named) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        write_samples(sample_job(replace(inputs, **change), "train", POLICY, CONFIG))
+    workers = CONFIG.with_overrides({"samples.workers": None})
+    assert sample_job(inputs, "train", POLICY, workers).artefact.fingerprint == samples.fingerprint
+
+
+def test_shards_of_other_sizes_make_the_same_training(samples: Samples, tmp_path: Path) -> None:
+    record = sample_record(samples.place)
+    columns, layout = samples.stored, stored_layout(record)
+    artefact = Artefact(Location.of(tmp_path), record.identity, "")
+    artefact.begin()
+    shards = []
+    for start in range(0, len(samples), 3):
+        part = np.arange(start, min(start + 3, len(samples)))
+        batches = [{name: columns.take(name, some) for name in columns.columns} for some in (part[:1], part[1:])]
+        shards.append([f"s{start}", write_rows(tmp_path / f"s{start}.arrow", layout, batches, record.fingerprint)])
+    artefact.finish(dict(record.facts) | {"shards": shards})
+    other = open_samples(tmp_path)
+    assert len(other.stored.names) == 5 > len(samples.stored.names)
+    assert run(trainee(other), other, range(4)) == run(trainee(samples), samples, range(4))
 
 
 def test_two_steps_stopped_and_resumed_to_four_equal_four(samples: Samples, tmp_path: Path) -> None:
@@ -173,26 +230,40 @@ def test_validation_counts_what_it_says(inputs: PretrainInputs, samples: Samples
     metrics = validate(trainee(samples).policy.eval(), val, None, ScorerConfig(), logs=0)
     assert metrics["fde_m"] > metrics["ade_m"] > 0
     assert 0 <= metrics["answer_accuracy"] <= 1
-    actual = val.arrays["meta_action"]
+    actual = val.take(np.arange(8))["meta_action"]
     assert metrics["answer_majority"] == pytest.approx(np.unique(actual, axis=0, return_counts=True)[1].max() / 8)
 
 
 def test_bank_holds_the_tokens_of_the_frozen_encoder(samples: Samples, tmp_path: Path) -> None:
     policy = trainee(samples).policy.eval()
-    bank = write_bank(policy.encoder, samples, tmp_path / "bank", seed=0)
+    save_policy(policy, tmp_path / "policy", POLICY, Provenance(0))
+    bank = write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0))
     assert bank.perception_hash == perception_hash(policy.encoder)
     np.testing.assert_array_equal(bank.token, samples.rows.token)
     with torch.inference_mode():
-        tokens = pack_tokens(policy.encoder(collate_samples(samples.take(np.array([3])))))
+        tokens = pack_tokens(policy.encoder(observation_batch(samples.take([3]))))
     np.testing.assert_allclose(bank.tokens([3])[0], tokens[0].numpy(), atol=2e-2)
     originals = np.flatnonzero(bank.view == "original")
     assert (bank.previous_row[originals] >= 0).sum() == 2 * 3
     linked = originals[bank.previous_row[originals] >= 0]
     gaps = bank.timestamp_us[linked] - bank.timestamp_us[bank.previous_row[linked]]
     np.testing.assert_allclose(gaps, 500_000, atol=50_000)
-    stamp = (tmp_path / "bank" / "rows.arrow").stat().st_mtime_ns
-    write_bank(policy.encoder, samples, tmp_path / "bank", seed=0)
-    assert (tmp_path / "bank" / "rows.arrow").stat().st_mtime_ns == stamp
+    first, second = (tmp_path / "bank" / f"{name}.arrow" for name in samples.stored.names)
+    stamp = second.stat().st_mtime_ns
+    kept = bank.tokens(np.arange(len(bank)))
+    first.unlink()
+    again = write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0))
+    assert second.stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(again.tokens(np.arange(len(again))), kept)
+
+
+def test_a_bank_without_the_gpu_that_was_asked_for_says_so(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save_policy(trainee(samples).policy, tmp_path / "policy", POLICY, Provenance(0))
+    write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0), use_gpu=True)
+    assert "there is no GPU here; perception runs on CPUs" in caplog.text
 
 
 def test_training_rows_have_a_plan_to_imitate(samples: Samples) -> None:

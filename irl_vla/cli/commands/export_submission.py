@@ -63,12 +63,14 @@ def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
     from irl_vla.dataset.scenes import scene_refs
     from irl_vla.judge.one_stage import frames_of_refs, prepared_frames
     from irl_vla.stages import folders
+    from irl_vla.stages.imitation import perceive_test_split
     from irl_vla.stages.judge import planned
     from irl_vla.stages.session import ray_session
 
     chosen = experiment.with_overrides({"evaluate.policies": (name,)})
     folders.require_policies(chosen)
     with ray_session(chosen.ray):
+        perceive_test_split(chosen, folders.dataset(chosen))
         store = folders.prepared(chosen, chosen.data.test)
         split = chosen.data.test
         frames = prepared_frames(store, frames_of_refs(scene_refs(folders.dataset(chosen), split)), split)

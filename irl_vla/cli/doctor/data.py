@@ -1,20 +1,16 @@
 """The data set of an experiment: is it there and apart, what does one log hold, and which sensors are missing?"""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
-from irl_vla.dataset.config import SensorConfig
-from irl_vla.dataset.inventory import SensorInventory, inventory_of, joined
+from irl_vla.dataset.inventory import spread_inventory
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.maps.reader import city_path
-from irl_vla.dataset.scenes import iter_scenes, logs_of, split_logs
+from irl_vla.dataset.scenes import iter_scenes, split_logs
 from irl_vla.dataset.split_guard import overlap, split_command
 from irl_vla.dataset.splits import read_split
-from irl_vla.dataset.spread import spread
 from irl_vla.errors import IrlVlaError
 from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.storage import RECORD_NAME
@@ -115,29 +111,19 @@ def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: S
 
 def sensor_finding(experiment: Experiment, dataset: Dataset, name: str) -> Finding:
     """Whether the sensor files that the policy takes are there, for every scene of a split."""
-    tolerant = experiment.pretrain.samples.allow_missing_sensors
+    chosen = experiment.pretrain.samples.incomplete
     check = f"sensors of {name}"
     try:
-        found = _inventory(dataset, name, sensor_config(experiment.model.encoder, tolerant))
+        found = spread_inventory(dataset, name, sensor_config(experiment.model.encoder, chosen == "blank"))
     except IrlVlaError as error:
         return Finding(check, "problem", str(error), _CHECK)
     if not found.missing:
         return Finding(check, "ok", found.describe())
-    if tolerant:
-        return Finding(check, "warning", found.describe(), "trains on blank images and empty sweeps, as configured")
-    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.allow_missing_sensors=true"
+    if chosen != "error":
+        done = "left out" if chosen == "leave_out" else "trained with blank images and empty sweeps"
+        return Finding(check, "warning", found.describe(), f"such scenes are {done}, as configured")
+    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.incomplete=leave_out"
     return Finding(check, "problem", found.describe(), remedy)
-
-
-def _inventory(dataset: Dataset, split: str, sensors: SensorConfig) -> SensorInventory:
-    """What the scenes of a split lack; large logs, as recorded ones are, are read by a process a core."""
-    selection = read_split(dataset, split)
-    names, folder = logs_of(dataset, selection), dataset.log_folder(selection.data_split)
-    size = sum((folder / f"{name}.pkl").stat().st_size for name in names)
-    if selection.scene_filter.max_scenes is not None or size < _SPREAD_BYTES:
-        return inventory_of(dataset, selection, sensors, None)
-    look = partial(inventory_of, dataset, selection, sensors)
-    return joined(list(spread(look, [[name] for name in names], os.cpu_count() or 1)))
 
 
 def split_guard_finding(dataset: Dataset, splits: Mapping[str, str]) -> Finding:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from irl_vla.policy.batch import PerceptionTargets, collate_targets, encode_targets
+from irl_vla.policy.batch import PerceptionTargets, encode_targets, stacked, target_batch
 from irl_vla.policy.config import (
     CameraConfig,
     EncoderConfig,
@@ -89,4 +89,4 @@ def targets(config: EncoderConfig, generator: np.random.Generator, count: int) -
         boxes[:, :2] = generator.uniform([0, -12], [20, 12], (3, 2))
         raster = generator.integers(0, 2, (config.perception.map_classes, config.grid.rows, config.grid.columns))
         samples.append(encode_targets(boxes, [0, 0, 1], raster, [index % 4, index % 5], config))
-    return collate_targets(samples)
+    return target_batch(stacked(samples))

@@ -9,11 +9,12 @@ import torch
 from irl_vla.errors import ConfigError, SceneError
 from irl_vla.policy.batch import (
     collate,
-    collate_samples,
-    collate_targets,
     encode_sample,
     encode_targets,
+    observation_batch,
     sample_layout,
+    stacked,
+    target_batch,
     target_layout,
 )
 from irl_vla.policy.config import EncoderConfig, GridConfig, LidarConfig
@@ -54,7 +55,9 @@ def test_stored_samples_collate_to_the_same_batch():
     observations = [make_observation(0), make_observation(1)]
     samples = [encode_sample(observation, CONFIG) for observation in observations]
     for name in sample_layout(CONFIG):
-        assert torch.equal(getattr(collate_samples(samples), name), getattr(collate(observations, CONFIG), name))
+        assert torch.equal(
+            getattr(observation_batch(stacked(samples)), name), getattr(collate(observations, CONFIG), name)
+        )
 
 
 def test_other_cameras_or_image_sizes_are_refused_with_the_scene_named():
@@ -140,6 +143,6 @@ def test_unknown_meta_action_index_is_refused():
 
 
 def test_targets_collate():
-    targets = collate_targets([encode_boxes_only(np.ones((n, 9)), np.zeros(n)) for n in (1, 2)])
+    targets = target_batch(stacked([encode_boxes_only(np.ones((n, 9)), np.zeros(n)) for n in (1, 2)]))
     assert (targets.box_classes >= 0).sum(1).tolist() == [1, 2]
     assert targets.raster.dtype == torch.float32

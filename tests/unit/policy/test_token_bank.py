@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 
@@ -6,7 +5,10 @@ import numpy as np
 import pytest
 
 from irl_vla.errors import CheckpointError
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
+from irl_vla.ledger.artefact import RECORD_NAME
+from irl_vla.ledger.storage import Location
+from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, columns_of, write_bank_shard
+from tests.unit.policy.banks import store_bank
 
 LAYOUT = TokenLayout({"meta": 1, "bev": 2, "map": 1, "object": 2, "ego": 2}, 4)
 
@@ -35,25 +37,25 @@ def scene_tokens(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, LAYOUT.total, LAYOUT.width)).astype(np.float16)
 
 
-def write(path: Path, *parts: BankRows, seed: int = 0) -> np.ndarray:
-    tokens = [scene_tokens(len(part), seed + index) for index, part in enumerate(parts)]
-    with TokenBankWriter(path, LAYOUT, "perception-a", seed=3, inputs={"samples": "d"}) as writer:
-        for values, part in zip(tokens, parts, strict=True):
-            writer.append(values, part)
-    return np.concatenate(tokens)
+def write(path: Path, *parts: BankRows, seed: int = 0, rows_per_shard: int = 100) -> np.ndarray:
+    tokens = np.concatenate([scene_tokens(len(part), seed + index) for index, part in enumerate(parts)])
+    columns = [columns_of(part) for part in parts]
+    together = BankRows(**{name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
+    store_bank(path, LAYOUT, "perception-a", tokens, together, rows_per_shard=rows_per_shard)
+    return tokens
 
 
-def test_rows_come_back_across_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows_per_shard", [1, 100, 256, 1000])
+def test_rows_come_back_whatever_the_size_of_shards(tmp_path: Path, rows_per_shard: int) -> None:
     parts = [rows([float(i) for i in range(size)], log=f"log{size}") for size in (3, 250, 400, 1)]
-    tokens = write(tmp_path, *parts)
+    tokens = write(tmp_path, *parts, rows_per_shard=rows_per_shard)
     bank = TokenBank.open(tmp_path, "perception-a")
     assert len(bank) == 654
     wanted = np.array([653, 0, 255, 256, 257, 511, 512, 0, 300])
     np.testing.assert_array_equal(bank.tokens(wanted), tokens[wanted])
-    np.testing.assert_array_equal(bank.token, np.concatenate([part.token for part in parts]))
-    np.testing.assert_array_equal(bank.ego_history, np.concatenate([part.ego_history for part in parts]))
-    for name in ("plan", "has_plan", "has_human"):
-        np.testing.assert_array_equal(getattr(bank, name), np.concatenate([getattr(part, name) for part in parts]))
+    np.testing.assert_array_equal(bank.tokens(np.arange(654)), tokens)
+    for name, column in columns_of(parts[1]).items():
+        np.testing.assert_array_equal(getattr(bank, name)[3:253], column)
 
 
 def test_only_neighbouring_original_frames_of_a_log_are_linked(tmp_path: Path) -> None:
@@ -61,6 +63,11 @@ def test_only_neighbouring_original_frames_of_a_log_are_linked(tmp_path: Path) -
     write(tmp_path, rows([1.0, 0.5, 2.0, 2.55, 2.85], "a"), rows([1.5], "a", view="s1"), rows([1.5], "b"))
     bank = TokenBank.open(tmp_path)
     assert bank.previous_row.tolist() == [1, -1, -1, 2, 3, -1, -1]
+
+
+def test_kinds_of_tokens_keep_their_order(tmp_path: Path) -> None:
+    write(tmp_path, rows([0.0]))
+    assert list(TokenBank.open(tmp_path).layout.counts) == ["meta", "bev", "map", "object", "ego"]
 
 
 def test_layout_says_where_kinds_lie() -> None:
@@ -89,36 +96,36 @@ def test_other_perception_is_refused(tmp_path: Path) -> None:
         TokenBank.open(tmp_path, "perception-b")
 
 
-def test_a_bank_of_an_older_schema_is_refused_with_the_way_to_rebuild_it(tmp_path: Path) -> None:
-    write(tmp_path, rows([0.0]))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(CheckpointError, match=r"schema 2 of token_bank, found 1; run `irl-vla pretrain` again.*remove"):
+def test_a_bank_that_is_not_finished_is_none(tmp_path: Path) -> None:
+    bank = bank_artefact(Location.of(tmp_path), LAYOUT, "p", "d")
+    bank.begin()
+    write_bank_shard(bank, "a", LAYOUT, [(scene_tokens(1), rows([0.0]))])
+    with pytest.raises(CheckpointError, match="half-written"):
+        TokenBank.open(tmp_path)
+    with pytest.raises(CheckpointError, match=f"no {RECORD_NAME}"):
+        TokenBank.open(tmp_path / "absent")
+
+
+def test_a_shard_that_is_cut_off_is_named_with_a_remedy(tmp_path: Path) -> None:
+    write(tmp_path, rows([0.0, 0.5]), rows_per_shard=1)
+    shard = tmp_path / "shard-000001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"shard-000001\.arrow: .*delete it and run `irl-vla pretrain` again"):
         TokenBank.open(tmp_path)
 
 
-def test_a_bank_that_failed_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), TokenBankWriter(tmp_path, LAYOUT, "p", seed=0, inputs={}) as writer:
-        writer.append(scene_tokens(1), rows([0.0]))
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(CheckpointError, match="no manifest"):
-        TokenBank.open(tmp_path)
+def test_overflowing_tokens_are_refused_by_name(tmp_path: Path) -> None:
+    tokens = scene_tokens(2).astype(np.float32)
+    tokens[1, 0, 0] = 1e6
+    bank = bank_artefact(Location.of(tmp_path), LAYOUT, "p", "d")
+    with pytest.raises(CheckpointError, match=r"log-0\.5-original are not finite in half precision"):
+        write_bank_shard(bank, "a", LAYOUT, [(tokens, rows([0.0, 0.5]))])
+    assert not (tmp_path / "a.arrow").exists()
 
 
-def test_truncated_file_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, rows([0.0]))
-    data = (tmp_path / "rows.arrow").read_bytes()
-    (tmp_path / "rows.arrow").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="run `irl-vla pretrain` again"):
-        TokenBank.open(tmp_path)
-
-
-def test_overflowing_tokens_are_refused(tmp_path: Path) -> None:
-    tokens = scene_tokens(1).astype(np.float32)
-    tokens[0, 0, 0] = 1e6
-    with (
-        pytest.raises(CheckpointError, match="half precision"),
-        TokenBankWriter(tmp_path, LAYOUT, "p", 0, {}) as writer,
-    ):
-        writer.append(tokens, rows([0.0]))
+@pytest.mark.parametrize("changed", [{"perception_hash": "q"}, {"samples": "e"}])
+def test_perception_and_samples_are_its_identity(changed: dict[str, str]) -> None:
+    given = {"perception_hash": "p", "samples": "d"}
+    place = Location.of("/nowhere")
+    one, other = (bank_artefact(place, LAYOUT, **values) for values in (given, given | changed))
+    assert one.fingerprint != other.fingerprint

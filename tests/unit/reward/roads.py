@@ -6,8 +6,9 @@ import numpy as np
 
 from irl_vla.epdms.records import POLYGON_LAYERS, REFERENCE_STEPS, ROLLOUT_STEPS, Polygons, PreparedScene, Tracks
 from irl_vla.epdms.store import write_shard
-from irl_vla.policy.token_bank import BankRows, TokenBankWriter, TokenLayout
+from irl_vla.policy.token_bank import BankRows, TokenLayout
 from irl_vla.reward.proposals import constant_manoeuvre
+from tests.unit.policy.banks import store_bank
 
 LAYOUT = TokenLayout({"meta": 2, "bev": 4, "map": 2, "object": 3, "ego": 2}, 16)
 START_US = 1_620_000_000_000_000
@@ -113,6 +114,5 @@ def write_world(folder: Path, rows: int = 12, seed: int = 0, groups: int = 4) ->
         has_human=np.ones(rows, bool),
     )
     bank = folder / "bank"
-    with TokenBankWriter(bank, LAYOUT, "perception-a", seed, {}) as writer:
-        writer.append(packed, columns)
+    store_bank(bank, LAYOUT, "perception-a", packed, columns)
     return bank, store

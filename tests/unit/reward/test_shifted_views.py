@@ -11,13 +11,14 @@ from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.scorer import score_plans
 from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.geometry import relative_to
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter
+from irl_vla.policy.token_bank import BankRows, TokenBank
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.backends import ScorerBackend
 from irl_vla.reward.config import LabelConfig, ProposalConfig
 from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
+from tests.unit.policy.banks import store_bank
 
 from ..driving.straight_map import straight_map
 from ..epdms.driving_scene import scene
@@ -60,8 +61,7 @@ def world(scenes, tmp_path_factory):
         has_plan=np.array([imitated_plan(item) is not None for item in scenes]),
         has_human=np.array([item.has_human for item in scenes]),
     )
-    with TokenBankWriter(bank, LAYOUT, "perception-a", 0, {}) as writer:
-        writer.append(np.zeros((2, LAYOUT.total, LAYOUT.width)), columns)
+    store_bank(bank, LAYOUT, "perception-a", np.zeros((2, LAYOUT.total, LAYOUT.width)), columns)
     return bank, store
 
 

@@ -11,11 +11,12 @@ from irl_vla.geometry import Floats
 from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.policy.token_bank import BankRows, TokenBankWriter
+from irl_vla.policy.token_bank import BankRows
 from irl_vla.policy.vla import build_policy, perception_hash, save_policy, token_layout
 from irl_vla.rl.config import FinetuneConfig
 from irl_vla.rl.task import TaskSpec
 from irl_vla.scene import SubScores
+from tests.unit.policy.banks import store_bank
 from tests.unit.reward.roads import write_world
 
 ROWS = 12
@@ -67,8 +68,8 @@ def make_micro(folder: Path, config: FinetuneConfig, has_plan: np.ndarray | None
         has_plan=np.ones(ROWS, bool) if has_plan is None else has_plan,
         has_human=np.ones(ROWS, bool),
     )
-    with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:
-        writer.append(rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32), rows)
+    tokens = rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32)
+    store_bank(folder / "bank", layout, perception_hash(policy.encoder), tokens, rows)
     absent = folder / "absent"
     return TaskSpec(folder / "policy", folder / "bank", absent, absent, absent, ScorerConfig(), config, seed=0)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from irl_vla.dataset.fingerprint import DatasetFingerprint
+from irl_vla.errors import IrlVlaError
 from irl_vla.stages import folders
 from irl_vla.stages import run as stages
-from irl_vla.stages.experiment import Experiment
+from irl_vla.stages.experiment import Experiment, load_experiment
 from tests.unit.dataset.example import write_example
 
 
@@ -65,12 +66,11 @@ def test_real_data_is_not_generated(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert list(tmp_path.iterdir()) == []
 
 
-def test_splits_that_share_scenes_are_refused_before_anything_is_made(
-    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_splits_that_share_scenes_are_refused_before_anything_is_made(config: Path, tmp_path: Path) -> None:
     write_example(tmp_path / "data", sensors=False)
     settings = ["generate=null", f"data.root={tmp_path / 'data'}", "data.val=mini", "data.test=mini"]
-    assert stages.execute("pretrain", config, settings) == 2
-    assert "data.train (train) and data.val (mini) share 1 logs" in caplog.text
-    assert "data.val (mini) and data.test (mini) are the same split" in caplog.text
+    with pytest.raises(IrlVlaError) as caught:
+        stages.pretrain(load_experiment(config, settings))
+    assert "data.train (train) and data.val (mini) share 1 logs" in str(caught.value)
+    assert "data.val (mini) and data.test (mini) are the same split" in str(caught.value)
     assert not (tmp_path / "runs").exists()

@@ -4,6 +4,7 @@ import torch
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.storage import Location
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
@@ -40,7 +41,8 @@ def folders(tmp_path_factory):
 
 
 def job_of(folders, config=CONFIG, seed=0):
-    return FitJob(*folders, config, seed)
+    bank, labels, folder = folders
+    return FitJob(bank, labels, Location.of(folder), config, seed)
 
 
 def fresh(config=CONFIG):
@@ -110,7 +112,7 @@ def test_one_group_cannot_be_held_out():
 def test_labels_of_another_bank_are_refused(folders, tmp_path):
     bank, _ = write_world(tmp_path, rows=20)
     with pytest.raises(CheckpointError, match="expected labels of the rows"):
-        open_data(FitJob(bank, folders[1], tmp_path, CONFIG, 0))
+        open_data(FitJob(bank, folders[1], Location.of(tmp_path), CONFIG, 0))
 
 
 @pytest.mark.learning

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from irl_vla.dataset.scenes import scene_refs
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.train.config import SampleConfig
-from irl_vla.train.data import SampleJob, write_samples
+from irl_vla.train.encode import SampleJob, write_samples
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
 
 
@@ -16,21 +17,21 @@ def test_second_stage_scenes_are_encoded_without_a_human(tmp_path: Path) -> None
     dataset = write_two_stage(tmp_path / "data")
     job = SampleJob(
         dataset=dataset,
+        dataset_fingerprint="d",
         split=SPLIT,
         encoder=EncoderConfig(),
-        samples=SampleConfig(workers=0, allow_missing_sensors=True),
+        samples=SampleConfig(workers=0, incomplete="blank"),
         views=None,
         view_sensors=None,
         seed=0,
-        folder=tmp_path / "samples",
+        folder=Location.of(tmp_path / "samples"),
     )
     samples = write_samples(job)
-    refs = scene_refs(dataset, SPLIT)
+    refs, taken = scene_refs(dataset, SPLIT), samples.take(np.arange(len(samples)))
     assert samples.rows.token.tolist() == [ref.token for ref in refs]
     synthetic = np.array([len(ref.token) == 17 for ref in refs])
     assert synthetic.sum() == 4
     np.testing.assert_array_equal(samples.rows.has_human, ~synthetic)
-    np.testing.assert_array_equal(samples.rows.has_plan, ~synthetic)
-    assert not samples.arrays["plan"][synthetic].any()
-    assert (samples.arrays["meta_action"][synthetic] == -1).all()
-    assert samples.arrays["plan"][~synthetic, -1, 0] == pytest.approx([40.0, 40.0])
+    assert not taken["plan"][synthetic].any()
+    assert (taken["meta_action"][synthetic] == -1).all()
+    assert taken["plan"][~synthetic, -1, 0] == pytest.approx([40.0, 40.0])

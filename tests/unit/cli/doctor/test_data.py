@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.cli.doctor import data as module
 from irl_vla.cli.doctor.data import data_findings, roles, sample
+from irl_vla.dataset import inventory as module
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import city_path
 from irl_vla.dataset.scenes import iter_scenes
@@ -101,7 +101,7 @@ def test_missing_sensors_matter_where_policies_are_trained(dataset: Dataset, tmp
     for path in (dataset.root / "sensor_blobs").rglob("*.jpg"):
         path.unlink()
     assert levels(experiment(tmp_path))["sensors of train"] == "problem"
-    tolerant = experiment(tmp_path, pretrain={"samples": {"allow_missing_sensors": True}})
+    tolerant = experiment(tmp_path, pretrain={"samples": {"incomplete": "blank"}})
     assert levels(tolerant)["sensors of train"] == "warning"
     assert levels(experiment(tmp_path, ("human",))) == {"split test": "ok"}
     unseen = experiment(tmp_path).with_overrides({"model.encoder.cameras.names": ["CAM_B0"]})

@@ -1,0 +1,36 @@
+"""Token banks out of arrays, for tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from irl_vla.ledger.storage import Location
+from irl_vla.policy.token_bank import (
+    BankRows,
+    TokenBank,
+    TokenLayout,
+    bank_artefact,
+    columns_of,
+    finish_bank,
+    write_bank_shard,
+)
+
+
+def store_bank(
+    folder: Path | Location,
+    layout: TokenLayout,
+    perception_hash: str,
+    tokens: np.ndarray,
+    rows: BankRows,
+    *,
+    rows_per_shard: int = 5,
+) -> TokenBank:
+    bank = bank_artefact(Location.of(folder), layout, perception_hash, "samples")
+    bank.begin()
+    shards = {}
+    for start in range(0, len(rows), rows_per_shard):
+        part = slice(start, start + rows_per_shard)
+        name = f"shard-{start:06d}"
+        some = BankRows(**{key: values[part] for key, values in columns_of(rows).items()})
+        shards[name] = write_bank_shard(bank, name, layout, [(tokens[part], some)])
+    return finish_bank(bank, shards)
