@@ -24,6 +24,7 @@ class DataConfig(Config):
         maps_root: folder with ``nuplan-maps-v1.0.json`` and the four cities.
         splits_root: folder with ``<split>.yaml`` files.
         train, val, test: split names (file names without ``.yaml``).
+        skip_broken: leaves out logs that cannot be read when scenes are prepared; False names them all and stops.
     """
 
     root: Path | None = None
@@ -32,6 +33,7 @@ class DataConfig(Config):
     train: str = "train"
     val: str = "val"
     test: str = "test"
+    skip_broken: bool = False
 
 
 class SensorConfig(Config):

@@ -13,6 +13,7 @@ import numpy as np
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.judge.one_stage import SplitScores, bank_plans, frames_of_bank, score_here
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.backends import RewardBackend, make_backend
@@ -25,7 +26,7 @@ class ValidationSpec:
     """Token bank, prepared scenes and reward checkpoint with which a policy is validated."""
 
     bank: Path
-    prepared: Path
+    prepared: Path | Location
     reward: Path
     scorer: ScorerConfig
 

@@ -58,6 +58,13 @@ def missing_shards(folder: Location, names: Sequence[str], suffix: str) -> list[
     return [name for name in names if f"{name}{suffix}" not in there]
 
 
+def clear_unfinished(folder: Location) -> None:
+    """Removes temporary files of writers that were killed; for the driver, before it starts its own."""
+    for name in folder.children():
+        if name.startswith("."):
+            (folder / name).delete()
+
+
 def write_shards(
     writer: Callable[..., ShardWriter], arguments: tuple[Any, ...], sizes: Mapping[str, int], plan: ShardPlan
 ) -> None:

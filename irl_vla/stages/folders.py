@@ -23,7 +23,7 @@ _HOW_FAST: Final[Mapping[str, Mapping[str, Any]]] = {
         "max_failures": True,
         "log_every": True,
     },
-    "label": {"workers": True},
+    "label": {"workers": True, "rows_per_chain_batch": True},
     "train_reward": {"use_gpu": True, "max_failures": True},
     "finetune": {"backend": {"actors": True, "scenes_in_memory": True}},
 }
@@ -74,7 +74,8 @@ def prepared(experiment: Experiment, split: str) -> "PreparedStore":
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     narrowed = experiment.generate is not None and experiment.generate.selection is not None and split in SPLITS
     source = all_windows(split) if narrowed else split
-    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed)
+    skip = experiment.data.skip_broken
+    return prepare_split(dataset(experiment), source, shifted, folder, experiment.data_seed, skip_broken=skip)
 
 
 def pretrain(experiment: Experiment) -> StageFolder:

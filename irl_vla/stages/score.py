@@ -15,7 +15,7 @@ from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import LAYOUTS_NAME, StagePair, all_windows, read_split
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.store import PreparedStore, rebuild
+from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.judge.fingerprint import Fingerprint, Rule, fingerprint, sources_hash, write_fingerprint
 from irl_vla.judge.one_stage import (
@@ -30,9 +30,11 @@ from irl_vla.judge.one_stage import (
     write_csv,
 )
 from irl_vla.judge.plan_file import PlanFile, read_plan_file
-from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
+from irl_vla.judge.prepare import failed_scenes, prepare_split
 from irl_vla.judge.two_stage import render_stages, score_pairs, two_stage_rows, usable_pairs
-from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.files import content_hash
+from irl_vla.ledger.storage import Location
 from irl_vla.stages.judge import GENERATED, REAL
 from irl_vla.stages.session import RayConfig, ray_session
 
@@ -215,12 +217,12 @@ def _prepared(job: ScoreJob, dataset: Dataset) -> PreparedStore:
     log.info("score: prepared scenes in %s", folder)
     seed = 0  # of shifted views, which are not made here; a folder that an experiment filled has its own
     split = job.split
-    if (folder / MANIFEST_NAME).exists():
-        manifest = read_manifest(folder, KIND, SCHEMA, rebuild(folder))
-        seed = manifest.seed
-        if manifest.config.get("split") == all_windows(split):  # from which the scenes of the split were chosen
+    record = find_record(Location.of(folder))
+    if record is not None:
+        seed = record.identity.seeds["data_seed"]
+        if record.identity.settings["split"] == all_windows(split):  # from which the scenes of the split were chosen
             split = all_windows(split)
-    return prepare_split(dataset, split, None, folder, seed)
+    return prepare_split(dataset, split, None, folder, seed, skip_broken=job.data.skip_broken)
 
 
 def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadToken]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
+from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root
 from irl_vla.world.config import WorldConfig
@@ -67,7 +69,8 @@ def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
         views = 1 + experiment.views.count if role == "train" else 1
         folder = experiment.shared / "prepared" / names[role]
         size = float(count * views * prepared_bytes)
-        found.append(Need(f"prepare {names[role]}", folder, size, (folder / MANIFEST_NAME).exists()))
+        record = find_record(Location.of(folder))
+        found.append(Need(f"prepare {names[role]}", folder, size, record is not None and record.whole))
     if len(scenes) == 3:
         found += _training(experiment, scenes)
     return found

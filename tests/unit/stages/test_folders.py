@@ -131,7 +131,7 @@ def test_generated_data_has_a_place_of_its_own_and_real_data_must_exist(
 def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> None:
+    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int, *, skip_broken: bool) -> None:
         asked[split] = (views, folder, seed)
 
     monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", prepare_split)
@@ -152,7 +152,9 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest: asked.append(split))
+    monkeypatch.setattr(
+        "irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest, **options: asked.append(split)
+    )
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     folders.prepared(experiment, "test")
     folders.prepared(experiment, "navhard_two_stage")

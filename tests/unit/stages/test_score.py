@@ -22,20 +22,20 @@ from irl_vla.geometry import Floats
 from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
 from irl_vla.judge.one_stage import score_here
 from irl_vla.judge.plan_file import write_plans
-from irl_vla.judge.prepare import KIND, SCHEMA, FailedScene, prepare_log
+from irl_vla.judge.prepare import FailedScene, prepare_log
 from irl_vla.judge.two_stage import score_pairs_here
-from irl_vla.ledger.files import Manifest
 from irl_vla.stages import score
 from irl_vla.stages.score import BadToken, ScoreJob, score_files
 from irl_vla.stages.session import RayConfig
 from tests.unit.dataset.example import LOG, write_example
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
+from tests.unit.epdms.store_record import finish_store
 from tests.unit.epdms.straight_road import plan
 
 OTHER = LOG.replace("veh-01", "veh-02")
 
 
-def prepare(dataset: Dataset, split: str, views: None, folder: Path, seed: int) -> PreparedStore:
+def prepare(dataset: Dataset, split: str, views: None, folder: Path, seed: int, *, skip_broken: bool) -> PreparedStore:
     """As ``prepare_split``, in this process and without looking for what is there."""
     failed: list[FailedScene] = []
     for log in split_logs(dataset, split):
@@ -43,7 +43,7 @@ def prepare(dataset: Dataset, split: str, views: None, folder: Path, seed: int) 
         failed += lost
         write_shard(folder / f"{log}.arrow", scenes)
     logs = dict.fromkeys(split_logs(dataset, split), "1")
-    Manifest(KIND, SCHEMA, {}, seed, logs, {"failed": [asdict(item) for item in failed]}).write(folder)
+    finish_store(folder, logs, [asdict(item) for item in failed], split, seed)
     return PreparedStore.open(folder)
 
 

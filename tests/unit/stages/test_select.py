@@ -34,7 +34,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Splits that were prepared, here in this process and without Ray."""
     asked: list[str] = []
 
-    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int) -> PreparedStore:
+    def prepare_split(
+        dataset: Any, split: str, views: Any, folder: Path, seed: int, *, skip_broken: bool
+    ) -> PreparedStore:
         asked.append(split)
         scenes = [prepare_scene(scene, load_map(dataset, scene.map_name)) for scene in iter_scenes(dataset, split)]
         write_shard(folder / "all.arrow", scenes)
