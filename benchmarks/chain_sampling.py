@@ -58,7 +58,8 @@ def make_task(folder: Path, config: FinetuneConfig) -> tuple[TaskSpec, ChainTask
         timestamp_us=500_000 * np.arange(ROWS),
         ego_history=np.zeros((ROWS, 4, 7), np.float32),
         command=np.ones(ROWS, np.int64),
-        human_plan=plans.astype(np.float32),
+        plan=plans.astype(np.float32),
+        has_plan=np.ones(ROWS, bool),
         has_human=np.ones(ROWS, bool),
     )
     with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:

@@ -41,7 +41,8 @@ def write_bank(folder: Path) -> TokenBank:
         timestamp_us=1_620_000_000_000_000 + 500_000 * np.arange(ROWS),
         ego_history=history,
         command=np.ones(ROWS, np.int64),
-        human_plan=np.zeros((ROWS, 8, 3), np.float32),
+        plan=np.zeros((ROWS, 8, 3), np.float32),
+        has_plan=np.ones(ROWS, np.bool_),
         has_human=np.ones(ROWS, np.bool_),
     )
     with TokenBankWriter(folder, layout, "benchmark", 0, {}) as writer:

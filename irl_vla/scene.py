@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats, relative_to
 
 #: Names of annotated objects, in the order of the official type values 0..6 (7, "ego", is skipped by consumers).
@@ -47,6 +48,9 @@ SUBSCORES: Final = tuple(OFFICIAL_SUBSCORES)
 HISTORY_FRAMES: Final = 4  # includes the current frame
 FUTURE_FRAMES: Final = 8
 PLAN_INTERVAL_S: Final = 0.5
+#: Extended comfort compares the plans of a frame and of the frame before it in the log, if that is at most so much
+#: older (the official evaluator's 0.55 s; docs/epdms.md, "One stage").
+MAX_PAIR_GAP_US: Final = 550_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +142,8 @@ class Scene:
         group: the unit of independence for statistics (road layout if generated, log if real).
         kind: scenario name for generated data, "" for real data.
         data_split: folder below ``navsim_logs`` and ``sensor_blobs``.
+        logged_pose_global: (3,) where the logged ego was in the current frame, of a shifted-ego view; None for a scene
+            that is seen from the logged ego.
     """
 
     token: str
@@ -148,6 +154,7 @@ class Scene:
     data_split: str
     frames: tuple[Frame, ...]
     num_history: int = HISTORY_FRAMES
+    logged_pose_global: Floats | None = None
 
     @property
     def current(self) -> Frame:
@@ -169,8 +176,23 @@ class Scene:
         """True for second-stage scenes, which have no human plan and no human filter."""
         return len(self.token) == 17
 
+    @property
+    def has_human(self) -> bool:
+        """True if a human drove on from the current pose: not in second-stage scenes, nor in shifted-ego views."""
+        return not self.is_synthetic and self.logged_pose_global is None and len(self.future) >= FUTURE_FRAMES
+
     def human_plan(self) -> Floats:
-        """(8, 3) logged rear-axle poses of the next eight frames, relative to the current one."""
+        """(8, 3) logged rear-axle poses of the next eight frames, relative to the current one.
+
+        Raises:
+            SceneError: if no human drove on from the current pose.
+        """
+        if not self.has_human:
+            view = "a shifted view" if self.logged_pose_global is not None else f"{len(self.future)} frames behind it"
+            raise SceneError(
+                f"scene {self.token} of log {self.log_name}: expected a human who drove on for {FUTURE_FRAMES} frames, "
+                f"found none ({view}); ask for a plan only where Scene.has_human is true"
+            )
         poses = np.stack([frame.ego.pose_global for frame in self.future[:FUTURE_FRAMES]])
         return relative_to(self.current.ego.pose_global, poses)
 
@@ -318,6 +340,19 @@ class Observation:
     history: Floats
     command: int
     instruction: str
+
+
+def are_pair(gap_us: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether two frames of a log, neighbours in time, are a pair for extended comfort.
+
+    Args:
+        gap_us: (...) how much younger the second frame is, in whole microseconds, so that the bound is exact.
+
+    Returns:
+        (...) True in (0, ``MAX_PAIR_GAP_US``].
+    """
+    gap = np.asarray(gap_us)
+    return np.asarray((gap > 0) & (gap <= MAX_PAIR_GAP_US))
 
 
 class SubScores(NamedTuple):

@@ -1,4 +1,4 @@
-"""What perception and the language model learn from a scene: boxes, a map raster, and the meta-action of the human."""
+"""What perception and the language model learn from a scene: boxes, a map raster, and what the plan to imitate does."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -9,8 +9,9 @@ import shapely
 from numpy.typing import NDArray
 
 from irl_vla.dataset.config import TargetConfig
+from irl_vla.dataset.views import imitated_plan
 from irl_vla.geometry import Floats, relative_to
-from irl_vla.scene import FUTURE_FRAMES, OBJECT_NAMES, PLAN_INTERVAL_S, MapView, Scene
+from irl_vla.scene import OBJECT_NAMES, PLAN_INTERVAL_S, MapView, Scene
 
 #: Channels of the map raster. Drivable is the drivable area of the score: roadblocks, intersections and car parks.
 RASTER_CLASSES: Final = (
@@ -50,7 +51,7 @@ class BoxTargets:
 
 
 class MetaAction(NamedTuple):
-    """Index into ``SPEED_ACTIONS`` and into ``PATH_ACTIONS``, or -1 where there is no human plan."""
+    """Index into ``SPEED_ACTIONS`` and into ``PATH_ACTIONS``, or -1 where there is no plan to imitate."""
 
     speed: int
     path: int
@@ -66,14 +67,18 @@ class Targets:
 
 
 def build_targets(scene: Scene, map_view: MapView, config: TargetConfig) -> Targets:
-    """All perception and language targets of a scene; the meta-action is -1 where no human plan is known."""
-    has_plan = len(scene.future) >= FUTURE_FRAMES and not scene.is_synthetic
+    """All perception and language targets of a scene.
+
+    The meta-action says what the plan to imitate does, as the planner learns it: in a shifted view the way back to the
+    logged path. It is -1 where there is no such plan.
+    """
+    plan = imitated_plan(scene)
     return Targets(
         boxes=box_targets(scene, config),
         raster=map_raster(scene, map_view, config),
-        meta_action=meta_action(scene.human_plan(), _speed(scene), config)
-        if has_plan
-        else MetaAction(UNKNOWN_ACTION, UNKNOWN_ACTION),
+        meta_action=MetaAction(UNKNOWN_ACTION, UNKNOWN_ACTION)
+        if plan is None
+        else meta_action(plan, _speed(scene), config),
     )
 
 

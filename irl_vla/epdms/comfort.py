@@ -8,6 +8,7 @@ import numpy as np
 from irl_vla.epdms.polygons import Bools, Ints, compiled
 from irl_vla.epdms.records import ROLLOUT_STEPS, STEP_S
 from irl_vla.geometry import PACIFICA, Floats, wrap_angle
+from irl_vla.scene import MAX_PAIR_GAP_US, are_pair
 
 #: Signals of HC, in the order of the last axis of ``comfort_flags``.
 COMFORT_NAMES: Final = ("lon_accel", "lat_accel", "jerk", "lon_jerk", "yaw_accel", "yaw_rate")
@@ -21,7 +22,6 @@ _ACCELERATION_WINDOW: Final = 8
 _JERK_WINDOW: Final = 15
 _YAW_WINDOW: Final = 5
 _DECIMALS: Final = 8
-_LONGEST_INTERVAL_S: Final = 0.55
 _GRID_US: Final = 100_000
 
 
@@ -111,7 +111,7 @@ def extended_comfort_rms(now: Floats, previous: Floats, interval_s: float) -> Fl
     Args:
         now: (..., 41, 11) states planned later.
         previous: (..., 41, 11) states planned ``interval_s`` earlier; leading axes broadcast.
-        interval_s: in (0, 0.55).
+        interval_s: of two frames that are a pair (``scene.are_pair``): in (0, 0.55].
 
     Returns:
         (..., 4) in the order of ``EXTENDED_NAMES``.
@@ -119,8 +119,8 @@ def extended_comfort_rms(now: Floats, previous: Floats, interval_s: float) -> Fl
     Raises:
         ValueError: if the interval is not within its bounds.
     """
-    if not 0.0 < interval_s < _LONGEST_INTERVAL_S:
-        raise ValueError(f"expected an interval of rollouts in (0, {_LONGEST_INTERVAL_S}) s, found {interval_s}")
+    if not are_pair(round(interval_s * 1e6)):
+        raise ValueError(f"expected an interval of rollouts in (0, {MAX_PAIR_GAP_US / 1e6}] s, found {interval_s}")
     shift = round(interval_s / STEP_S)
     later = _extended_signals(now[..., : ROLLOUT_STEPS - shift, :])
     earlier = _extended_signals(previous[..., shift:ROLLOUT_STEPS, :])

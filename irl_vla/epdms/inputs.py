@@ -120,7 +120,7 @@ def prepare_scene(scene: Scene, map_view: MapView) -> PreparedScene:
         ego_state=state,
         history_time_us=np.array([frame.timestamp_us for frame in history], np.int64),
         history_states=np.stack([ego_state(frame) for frame in history]),
-        human_plan=None if scene.is_synthetic else scene.human_plan(),
+        human_plan=scene.human_plan() if scene.has_human else None,
         reference_poses=planned.reference.poses,
         centerline=planned.centreline.points,
         polygons=planned.polygons,

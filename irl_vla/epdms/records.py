@@ -90,7 +90,8 @@ class PreparedScene:
         time_us: timestamp of the current frame.
         ego_state: (11,) x, y, heading, vx, vy, ax, ay (body frame), steering angle and rate, yaw rate and acceleration.
         history_time_us, history_states: (4,) int64 and (4, 11), nominal -1.5 .. 0 s.
-        human_plan: (8, 3) relative to the ego, or None (synthetic scenes: no human, no filter).
+        human_plan: (8, 3) relative to the ego, or None where no human drove (second-stage scenes, shifted views); then
+            there is no human filter either.
         reference_poses: (51, 3) PDM-Closed reference at 10 Hz, the first at ``time_us``.
         centerline: (N, 2) polyline of the planned lanes, duplicate joints kept.
         polygons: drivable map, in the order of the official one.

@@ -25,7 +25,7 @@ KIND: Final = "prepared_scenes"
 SHARD_SUFFIX: Final = ".arrow"
 #: Tokens and notes of all shards, written when a store is finished.
 INDEX_NAME: Final = "index.json"
-#: Goes up when the columns or the notes change; stores of another schema are refused.
+#: Goes up when the columns, what they hold or the notes change; stores of another schema are refused.
 SCHEMA_VERSION: Final = 3
 _VERSION: Final = str(SCHEMA_VERSION).encode()
 _VERSION_KEY: Final = b"prepared_scene_schema"

@@ -42,10 +42,12 @@ def human(scene: PreparedScene) -> Floats:
     """The logged drive.
 
     Raises:
-        SceneError: for a scene without a human future (second-stage scenes).
+        SceneError: for a scene that no human drove (second-stage scenes, shifted views).
     """
     if scene.human_plan is None:
-        raise SceneError(f"{scene.token}: has no human plan (synthetic scene); leave the human baseline out")
+        raise SceneError(
+            f"{scene.token}: has no human plan (second-stage scene or shifted view); leave the human baseline out"
+        )
     return scene.human_plan
 
 

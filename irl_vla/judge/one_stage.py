@@ -27,10 +27,8 @@ from irl_vla.judge.intervals import Interval, group_bootstrap
 from irl_vla.ledger.files import atomic_path
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
-from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
+from irl_vla.scene import FUTURE_FRAMES, SUBSCORES, are_pair
 
-#: A frame's extended comfort compares it with its predecessor at most this far back (spec section 17).
-MAX_PAIR_GAP_S: Final = 0.55
 _LOGS_A_TASK: Final = 8
 
 log = logging.getLogger(__name__)
@@ -118,7 +116,7 @@ def score_here(
 def score_log(
     store: PreparedStore, frames: Sequence[FrameId], plans: Mapping[str, Floats], config: ScorerConfig
 ) -> SplitScores:
-    """Scores the frames of one log in this process; a frame within 0.55 s of its predecessor gets EC."""
+    """Scores the frames of one log in this process; a frame that is a pair with its predecessor gets EC."""
     scenes = sorted(((store[frame.token], frame) for frame in frames), key=lambda pair: pair[0].time_us)
     filtered, raw, ordered, unscored, previous = [], [], [], {}, None
     for scene, frame in scenes:
@@ -322,10 +320,10 @@ def _by_log(frames: Sequence[FrameId]) -> list[list[FrameId]]:
 def _pair_comfort(scored: ScoredPlans, time_us: int, previous: tuple[ScoredPlans, int] | None) -> float:
     if previous is None:
         return float("nan")
-    interval_s = (time_us - previous[1]) * 1e-6
-    if not 0 < interval_s <= MAX_PAIR_GAP_S:
+    gap_us = time_us - previous[1]
+    if not are_pair(gap_us):
         return float("nan")
-    return float(extended_comfort(scored.rollouts[0], previous[0].rollouts[0], interval_s))
+    return float(extended_comfort(scored.rollouts[0], previous[0].rollouts[0], gap_us * 1e-6))
 
 
 def _score_logs(

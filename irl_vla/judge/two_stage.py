@@ -23,8 +23,8 @@ from irl_vla.epdms.two_stage import StageGroup, TwoStageScores, aggregate
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats, compose
 from irl_vla.judge.intervals import group_bootstrap
-from irl_vla.judge.one_stage import MAX_PAIR_GAP_S, FrameId, SplitScores, check_plans, join_scores
-from irl_vla.scene import SUBSCORES
+from irl_vla.judge.one_stage import FrameId, SplitScores, check_plans, join_scores
+from irl_vla.scene import MAX_PAIR_GAP_US, SUBSCORES, are_pair
 
 #: Columns of aggregated values.
 COLUMNS: Final = (*SUBSCORES, "epdms")
@@ -267,13 +267,13 @@ def _score(store: PreparedStore, frame: FrameId, plan: Floats, config: ScorerCon
 
 
 def _comfort(now: _Scored, previous: _Scored) -> float:
-    interval_s = (now.time_us - previous.time_us) * 1e-6
-    if not 0 < interval_s < MAX_PAIR_GAP_S:
+    gap_us = now.time_us - previous.time_us
+    if not are_pair(gap_us):
         raise SceneError(
-            f"scenes {now.frame.token} and {previous.frame.token}: expected the first to be at most {MAX_PAIR_GAP_S} s "
-            f"after the second, found {interval_s:.3f} s; correct the split's mapping"
+            f"scenes {now.frame.token} and {previous.frame.token}: expected the first to be at most "
+            f"{MAX_PAIR_GAP_US / 1e6} s after the second, found {gap_us / 1e6:.3f} s; correct the split's mapping"
         )
-    return float(extended_comfort(now.scored.rollouts[0], previous.scored.rollouts[0], interval_s))
+    return float(extended_comfort(now.scored.rollouts[0], previous.scored.rollouts[0], gap_us * 1e-6))
 
 
 def _with_comfort(scored: ScoredPlans, comfort: float) -> tuple[Floats, Floats]:

@@ -24,7 +24,7 @@ from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, OBJECT_NAMES, Observati
 Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]
 
 BOX_VALUES = 9  # x, y, z, length, width, height, heading, vx, vy
-IGNORED = -1  # class of a padded box, action of a scene without a human plan
+IGNORED = -1  # class of a padded box, action of a scene without a plan to imitate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +79,7 @@ class PerceptionTargets:
         boxes: (B, M, 9) float32 x, y, z, length, width, height, heading, vx, vy in the ego frame (absolute velocity).
         box_classes: (B, M) int64 index into ``OBJECT_NAMES``, -1 on padding.
         raster: (B, classes, rows, columns) float32, 1 where a map class covers a cell of the grid.
-        meta_action: (B, 2) int64 index of the speed and of the path action of the human plan, -1 where unknown.
+        meta_action: (B, 2) int64 index of the speed and of the path action of the plan to imitate, -1 where unknown.
     """
 
     boxes: Tensor

@@ -17,15 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.files import Manifest, read_manifest
-from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S
+from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, are_pair
 
 KIND: Final = "token_bank"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 FILE_NAME: Final = "rows.arrow"
 REMEDY: Final = "run `irl-vla pretrain` again"
 ORIGINAL: Final = "original"  # the view that is not shifted
-#: Frames nominally 0.5 s apart; logs have gaps, and extended comfort is not defined across them.
-PAIR_TOLERANCE_S: Final = 0.05
 
 _ROWS_PER_BATCH: Final = 256
 _TEXT_COLUMNS: Final = ("token", "scene_token", "view", "log_name", "group", "kind")
@@ -68,8 +66,10 @@ class BankRows:
         timestamp_us: (R,) int64 of the current frame.
         ego_history: (R, 4, 7) float32, as ``Observation.history``.
         command: (R,) int64.
-        human_plan: (R, 8, 3) float32, ego frame of the view; zero where there is none.
-        has_human: (R,) bool.
+        plan: (R, 8, 3) float32, ego frame of the view: what imitation learns, the human plan or from a shifted view the
+            way back to it; zero where there is neither.
+        has_plan: (R,) bool, True where ``plan`` is one.
+        has_human: (R,) bool, True where it is that of a human: never in a shifted view, where nobody drove.
     """
 
     token: NDArray[np.str_]
@@ -81,7 +81,8 @@ class BankRows:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -95,8 +96,8 @@ class TokenBank:
     Sending a bank to another process sends its path.
 
     Attributes:
-        previous_row: (R,) int64 row of the frame 0.5 s before in the same log, -1 where there is none; views other
-            than the original have none.
+        previous_row: (R,) int64 row of the frame with which a frame is a pair for extended comfort, -1 where there is
+            none; see :func:`link_frames`.
         perception_hash: of the encoder weights that wrote it.
         inputs: name to hash of what it was written from.
         fingerprint: of its manifest.
@@ -113,7 +114,8 @@ class TokenBank:
     timestamp_us: NDArray[np.int64]
     ego_history: NDArray[np.float32]
     command: NDArray[np.int64]
-    human_plan: NDArray[np.float32]
+    plan: NDArray[np.float32]
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
     previous_row: NDArray[np.int64]
     perception_hash: str
@@ -131,7 +133,9 @@ class TokenBank:
         Raises:
             CheckpointError: if the bank is not whole, of another schema, or of another perception.
         """
-        manifest = read_manifest(path, KIND, SCHEMA, REMEDY)
+        manifest = read_manifest(
+            path, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove the folder of that stage first"
+        )
         found = manifest.inputs["perception"]
         if perception_hash is not None and found != perception_hash:
             raise CheckpointError(
@@ -250,13 +254,16 @@ class TokenBankWriter:
 
 
 def link_frames(rows: BankRows) -> NDArray[np.int64]:
-    """(R,) row of the frame 0.5 s (within 0.05 s) before in the same log, original views only; -1 elsewhere."""
+    """(R,) row of the frame before in the same log, where the two are a pair (``scene.are_pair``); -1 elsewhere.
+
+    Original views only, as the score pairs them: shifted views have no predecessor.
+    """
     links = np.full(len(rows), -1, np.int64)
     originals = np.flatnonzero(rows.view == ORIGINAL)
     order = originals[np.lexsort((rows.timestamp_us[originals], rows.log_name[originals]))]
     before, after = order[:-1], order[1:]
-    gap_s = (rows.timestamp_us[after] - rows.timestamp_us[before]) * 1e-6
-    linked = (rows.log_name[before] == rows.log_name[after]) & (np.abs(gap_s - PLAN_INTERVAL_S) <= PAIR_TOLERANCE_S)
+    gaps_us = rows.timestamp_us[after] - rows.timestamp_us[before]
+    linked = (rows.log_name[before] == rows.log_name[after]) & are_pair(gaps_us)
     links[after[linked]] = before[linked]
     return links
 
@@ -272,7 +279,8 @@ def _schema(layout: TokenLayout) -> Any:
         ("timestamp_us", pa.int64()),
         ("ego_history", pa.list_(pa.float32(), HISTORY_FRAMES * 7)),
         ("command", pa.int64()),
-        ("human_plan", pa.list_(pa.float32(), FUTURE_FRAMES * 3)),
+        ("plan", pa.list_(pa.float32(), FUTURE_FRAMES * 3)),
+        ("has_plan", pa.bool_()),
         ("has_human", pa.bool_()),
     ]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
@@ -299,7 +307,8 @@ def _columns(table: Any) -> BankRows:
         timestamp_us=flat("timestamp_us"),
         ego_history=flat("ego_history", (HISTORY_FRAMES, 7)),
         command=flat("command"),
-        human_plan=flat("human_plan", (FUTURE_FRAMES, 3)),
+        plan=flat("plan", (FUTURE_FRAMES, 3)),
+        has_plan=flat("has_plan").astype(np.bool_),
         has_human=flat("has_human").astype(np.bool_),
     )
 

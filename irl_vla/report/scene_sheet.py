@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre, relative_to
 from irl_vla.report.pictures import project_ground
-from irl_vla.scene import COMMAND_NAMES, FUTURE_FRAMES, Camera, MapView, Scene
+from irl_vla.scene import COMMAND_NAMES, Camera, MapView, Scene
 
 Image = NDArray[np.uint8]
 
@@ -108,7 +108,7 @@ def _draw_map(axes: Axes, scene: Scene, map_view: MapView) -> None:
             _line(axes, _local(map_view.lane(lane_id).baseline, ego), color=colour, linewidth=width, zorder=2)
     _draw_agents(axes, scene, filled=True)
     _draw_motion(axes, scene)
-    _frame(axes, f"map, route (green), agents{', human plan' if _has_human_plan(scene) else ''}")
+    _frame(axes, f"map, route (green), agents{', human plan' if scene.has_human else ''}")
     seen = [name for name in _OBJECTS if name in scene.current.objects.names]
     handles = [Patch(color=_OBJECTS[name], label=name) for name in seen]
     axes.legend(handles=handles, loc="lower right", fontsize=7, framealpha=0.9)
@@ -144,7 +144,7 @@ def _draw_motion(axes: Axes, scene: Scene) -> None:
     ego = scene.current.ego.pose_global
     past = relative_to(ego, np.stack([frame.ego.pose_global for frame in scene.history]))[:, :2]
     _line(axes, past, color=_PAST_COLOUR, marker=".", linewidth=1.2, zorder=6)
-    if _has_human_plan(scene):
+    if scene.has_human:
         plan = np.concatenate([np.zeros((1, 2)), scene.human_plan()[:, :2]])
         _line(axes, plan, color=_HUMAN_COLOUR, marker=".", linewidth=1.6, zorder=6)
 
@@ -156,7 +156,7 @@ def _draw_camera(axes: Axes, scene: Scene, name: str | None, cameras: Mapping[st
         return
     image, camera = cameras[name]
     axes.imshow(image)
-    if _has_human_plan(scene):
+    if scene.has_human:
         camera_to_ego = np.eye(4)
         camera_to_ego[:3, :3], camera_to_ego[:3, 3] = camera.rotation, camera.translation_m
         pixels = project_ground(scene.human_plan(), camera.intrinsic, camera_to_ego)
@@ -164,10 +164,6 @@ def _draw_camera(axes: Axes, scene: Scene, name: str | None, cameras: Mapping[st
         axes.plot(*pixels[inside].T, color=_HUMAN_COLOUR, marker=".", linewidth=1.6)
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
     axes.set_title(f"{name}  {image.shape[1]} x {image.shape[0]}", fontsize=7)
-
-
-def _has_human_plan(scene: Scene) -> bool:
-    return len(scene.future) >= FUTURE_FRAMES and not scene.is_synthetic
 
 
 def _frame(axes: Axes, title: str) -> None:

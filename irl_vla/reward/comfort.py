@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from irl_vla.epdms.comfort import extended_comfort, history_comfort, history_rows
 from irl_vla.epdms.rollout import interpolate_plans, simulate
 from irl_vla.geometry import Floats
-from irl_vla.scene import HISTORY_FRAMES, PLAN_INTERVAL_S
+from irl_vla.scene import HISTORY_FRAMES, PLAN_INTERVAL_S, are_pair
 
-#: A frame and its predecessor are a pair if they are less than this apart (EPDMS specification, extended comfort).
-MAX_PAIR_GAP_S: Final = 0.55
 _STATE_SIZE: Final = 11
 
 
@@ -77,14 +75,12 @@ def pair_comforts(
             of its predecessor.
 
     Returns:
-        (B, P) of 0 and 1; NaN for pairs further apart than ``MAX_PAIR_GAP_S``, which have no EC.
+        (B, P) of 0 and 1; NaN for frames that are no pair (``scene.are_pair``), which have no EC.
     """
     comforts = np.full(now[1].shape[:2], np.nan)
-    intervals_s = (now[2] - previous[2]) * 1e-6
-    for row, interval_s in enumerate(intervals_s):
-        if not 0.0 < interval_s < MAX_PAIR_GAP_S:
-            continue
+    gaps_us = now[2] - previous[2]
+    for row in np.flatnonzero(are_pair(gaps_us)):
         later = rollouts_of(now[0][row], now[1][row], int(now[2][row]))
         earlier = rollouts_of(previous[0][row], previous[1][row], int(previous[2][row]))
-        comforts[row] = extended_comfort(later, earlier, float(interval_s))
+        comforts[row] = extended_comfort(later, earlier, float(gaps_us[row]) * 1e-6)
     return comforts

@@ -33,7 +33,8 @@ class RewardWeights(Config):
 class ProposalConfig(Config):
     """How many candidate plans of each source every bank row gets, and how strongly plans are disturbed.
 
-    ``denoising`` plans are the decoded intermediate x_k of policy chains; without a policy, the places of
+    ``human`` is the plan to imitate: the human's, or in a shifted view the way back to the logged path (the source
+    "recovery"). ``denoising`` plans are the decoded intermediate x_k of policy chains; without a policy, the places of
     ``policy`` and ``denoising`` go to the vocabulary.
     """
 

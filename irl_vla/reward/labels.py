@@ -43,7 +43,7 @@ from irl_vla.reward.proposals import SOURCES, ChainSampler, RowFacts, fit_vocabu
 from irl_vla.reward.weights import gates, reward
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 KIND: Final = "label_set"
 REMEDY: Final = "run `irl-vla label` again"
 _JOB_NAME: Final = "job.json"
@@ -174,7 +174,9 @@ def open_labels(folder: Path) -> LabelSet:
     Raises:
         CheckpointError: if it is not finished, of another schema, or a shard belongs to another run.
     """
-    manifest = read_manifest(folder, KIND, SCHEMA, REMEDY)
+    manifest = read_manifest(
+        folder, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove it first (`rm -r {folder}`)"
+    )
     count = int(manifest.extra["proposals"])
     scorer = validated(ScorerConfig, manifest.config["scorer"], source=str(folder))
     tables = [_read_shard(path, manifest.fingerprint) for path in sorted(folder.glob("shard-*.parquet"))]
@@ -236,7 +238,8 @@ def label_rows(
     facts = RowFacts(
         rows,
         np.hypot(history[:, -1, 3], history[:, -1, 4]),
-        bank.human_plan[rows].astype(np.float64),
+        bank.plan[rows].astype(np.float64),
+        bank.has_plan[rows],
         bank.has_human[rows],
     )
     proposals = propose(facts, vocabulary, sampler, job.config.proposals, job.seed)
@@ -296,12 +299,13 @@ def _begin(folder: Path, manifest: Manifest, bank: TokenBank, config: LabelConfi
         if found != manifest.fingerprint:
             raise CheckpointError(
                 f"{folder}: expected shards of label job {manifest.fingerprint}, found those of job {found} "
-                "(other inputs, configuration or seed); label into another folder, or delete this one"
+                "(other inputs, configuration or seed, or an older schema); label into another folder, or remove this "
+                f"one (`rm -r {folder}`) and {REMEDY}"
             )
     for left in folder.glob(".shard-*"):
         left.unlink()
     if not (folder / _VOCABULARY_NAME).exists():
-        humans = bank.human_plan[bank.has_human].astype(np.float64)
+        humans = bank.plan[bank.has_human].astype(np.float64)
         found = fit_vocabulary(humans, config.proposals.vocabulary_size, np.random.default_rng(seed))
         with atomic_path(folder / _VOCABULARY_NAME) as temporary, temporary.open("wb") as stream:
             np.save(stream, found)

@@ -3,17 +3,20 @@
 The reward world model is later asked about whatever PPO tries, so its labels must hold more than good driving:
 plans of the human and of a vocabulary, of every denoising step of the policy, and the manoeuvres by which a policy
 is known to cheat a learned reward (jitter, leaving the road, a reversed last waypoint, hard braking, speeding,
-one constant manoeuvre everywhere). Shifted ego views are bank rows of their own and get proposals like any other.
+one constant manoeuvre everywhere). Shifted ego views are bank rows of their own. Nobody drove there, so the way back
+to the logged path, which imitation learns, takes the human's part among their proposals, under its own name.
 
 Every row draws from its own generator, so its proposals do not depend on how the work is cut.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2, vq
 
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats, wrap_angle
@@ -22,6 +25,7 @@ from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
 
 SOURCES: Final = (
     "human",
+    "recovery",
     "vocabulary",
     "policy",
     "denoising",
@@ -61,13 +65,15 @@ class RowFacts:
     Attributes:
         rows: (B,) bank rows.
         speeds_mps: (B,) current speeds.
-        human_plans: (B, 8, 3), arbitrary where ``has_human`` is False.
-        has_human: (B,).
+        plans: (B, 8, 3) to imitate: of a human, or the way back from a shifted view; arbitrary where ``has_plan`` is
+            False.
+        has_plan, has_human: (B,); a human's plan is a plan.
     """
 
     rows: NDArray[np.int64]
     speeds_mps: Floats
-    human_plans: Floats
+    plans: Floats
+    has_plan: NDArray[np.bool_]
     has_human: NDArray[np.bool_]
 
 
@@ -77,7 +83,7 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
 
 
 def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generator, iterations: int = 20) -> Floats:
-    """Picks human plans that cover all human plans: k-means, then the plan nearest to each centre.
+    """Picks human plans that cover all human plans: k-means++, then the plan nearest to each centre.
 
     Real plans instead of centres, because a mean of plans need not be drivable.
 
@@ -95,14 +101,11 @@ def fit_vocabulary(human_plans: Floats, size: int, generator: np.random.Generato
         raise CheckpointError("proposals: the token bank holds no human plan; write it from a split with a future")
     distinct = np.unique(np.asarray(human_plans, np.float64).reshape(len(human_plans), -1), axis=0)
     points = comparable(distinct.reshape(-1, FUTURE_FRAMES, 3))
-    centres = _spread_centres(points, min(size, len(points)), generator)
-    for _ in range(iterations):
-        nearest = _nearest(points, centres)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, nearest, points)
-        counts = np.bincount(nearest, minlength=len(centres))[:, None]
-        centres = np.where(counts > 0, sums / np.maximum(counts, 1), centres)
-    chosen = np.unique(_nearest(centres, points))
+    with warnings.catch_warnings():
+        # A centre that loses all its plans stays where it was, which costs a plan of the vocabulary at most.
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        centres, _ = kmeans2(points, min(size, len(points)), iter=iterations, minit="++", rng=generator)
+    chosen = np.unique(vq(centres, points)[0])
     plans = distinct[chosen].reshape(-1, FUTURE_FRAMES, 3)
     return np.asarray(plans[np.argsort(plans[:, -1, 0], kind="stable")], np.float64)
 
@@ -113,7 +116,8 @@ def propose(
     """Makes the proposals of bank rows.
 
     Args:
-        facts: of B rows; where there is no human a vocabulary plan of similar speed takes the human's part.
+        facts: of B rows. The plan to imitate is the one that is disturbed; where there is none, a vocabulary plan of
+            similar speed takes its part.
         vocabulary: (V, 8, 3) of :func:`fit_vocabulary`.
         sampler: denoising chains of the policy, or None before there is one.
 
@@ -126,9 +130,9 @@ def propose(
     source = np.empty((len(facts.rows), config.count), np.int8)
     for index, generator in enumerate(generators):
         speed_mps = float(facts.speeds_mps[index])
-        human = np.asarray(facts.human_plans[index], np.float64) if facts.has_human[index] else None
         row_chains = None if chains is None else chains[index]
-        base, parts = _driven(speed_mps, human, vocabulary, row_chains, config=config, generator=generator)
+        imitated = _imitated(facts, index)
+        base, parts = _driven(speed_mps, imitated, vocabulary, row_chains, config=config, generator=generator)
         parts += _disturbed(base, speed_mps, config, generator)
         plans[index] = np.concatenate([part for _, part in parts])
         source[index] = np.concatenate([np.full(len(part), SOURCES.index(name), np.int8) for name, part in parts])
@@ -242,9 +246,16 @@ def _sampled_chains(
     return sampler(rows, chains, generators)
 
 
+def _imitated(facts: RowFacts, index: int) -> tuple[str, Floats] | None:
+    """The plan to imitate and the source that it counts as."""
+    if not facts.has_plan[index]:
+        return None
+    return "human" if facts.has_human[index] else "recovery", np.asarray(facts.plans[index], np.float64)
+
+
 def _driven(
     speed_mps: float,
-    human: Floats | None,
+    imitated: tuple[str, Floats] | None,
     vocabulary: Floats,
     chains: Floats | None,
     *,
@@ -253,14 +264,14 @@ def _driven(
 ) -> tuple[Floats, list[tuple[str, Floats]]]:
     """The plan to disturb, and the plans that nobody disturbed."""
     spare = config.policy + config.denoising if chains is None else 0
-    spare += config.human if human is None else 0
+    spare += config.human if imitated is None else 0
     entries = _matching_entries(vocabulary, speed_mps, config.vocabulary + spare, config, generator)
-    parts = [] if human is None or not config.human else [("human", human[None])]
+    parts = [] if imitated is None or not config.human else [(imitated[0], imitated[1][None])]
     parts.append(("vocabulary", entries))
     if chains is not None:
         parts.append(("policy", chains[: config.policy, -1]))
         parts.append(("denoising", _intermediate(chains, config.denoising, generator)))
-    return (entries[0] if human is None else human), parts
+    return (entries[0] if imitated is None else imitated[1]), parts
 
 
 def _disturbed(
@@ -319,23 +330,3 @@ def _matching_entries(
     chance = np.exp(-np.abs(entry_speed - speed_mps) / config.vocabulary_speed_scale_mps) + 1e-3
     chosen = generator.choice(len(vocabulary), size=count, replace=count > len(vocabulary), p=chance / chance.sum())
     return np.asarray(vocabulary[chosen], np.float64)
-
-
-def _spread_centres(points: Floats, count: int, generator: np.random.Generator) -> Floats:
-    """k-means++ start: each next centre is drawn in proportion to the squared distance to those before."""
-    centres = np.empty((count, points.shape[1]))
-    centres[0] = points[generator.integers(len(points))]
-    nearest = ((points - centres[0]) ** 2).sum(1)
-    for index in range(1, count):
-        total = nearest.sum()
-        chance = nearest / total if total > 0.0 else None
-        centres[index] = points[generator.choice(len(points), p=chance)]
-        nearest = np.minimum(nearest, ((points - centres[index]) ** 2).sum(1))
-    return centres
-
-
-def _nearest(points: Floats, centres: Floats, block: int = 4096) -> NDArray[np.int64]:
-    """Index of the nearest centre of each point, in blocks that bound memory."""
-    norms = (centres**2).sum(1)
-    parts = [np.argmin(norms - 2.0 * points[i : i + block] @ centres.T, axis=1) for i in range(0, len(points), block)]
-    return np.concatenate(parts).astype(np.int64)

@@ -30,7 +30,7 @@ class EgoMlpConfig(Config):
 
 
 class ImitationConfig(Config):
-    """Imitation of the human plans.
+    """Imitation of the human plans, and of the ways back to the logged path from shifted views.
 
     Attributes:
         batch_size: scenes of a batch, of each worker.

@@ -12,7 +12,7 @@ import torch
 from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.policy.averaging import mean_policy, running_mean
 from irl_vla.policy.diffusion import DenoisingChain
-from irl_vla.policy.token_bank import ORIGINAL, TokenBank
+from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain, save_finetuned
 
 
@@ -31,7 +31,9 @@ def imitate_on(
     validate_every: int,
     validate: Callable[[DenoisingChain], Mapping[str, float]],
 ) -> Path:
-    """Trains the planner on the human plans of a token bank; the state with the best true score is kept.
+    """Trains the planner on the plans to imitate of a token bank; the state with the best true score is kept.
+
+    Shifted views are among its rows, as in imitation and in PPO, with the way back to the logged path as their plan.
 
     Args:
         policy: checkpoint to start from.
@@ -43,7 +45,7 @@ def imitate_on(
     """
     bank = TokenBank.open(bank_path)
     chain = load_chain(policy, perception_hash=bank.perception_hash)
-    logged = np.flatnonzero(bank.has_human & (bank.view == ORIGINAL))
+    imitable = np.flatnonzero(bank.has_plan)
     optimiser = torch.optim.Adam(chain.planner.parameters(), lr=learning_rate)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng([4, seed])
     mean = running_mean(chain, average)
@@ -57,7 +59,7 @@ def imitate_on(
                 save_finetuned(mean_policy(mean), policy, folder, origin)
         if step == steps:
             break
-        rows = rng.choice(logged, size=scenes, replace=scenes > len(logged))
+        rows = rng.choice(imitable, size=scenes, replace=scenes > len(imitable))
         loss = imitation_loss(chain, bank, rows, draws, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -71,7 +73,7 @@ def imitation_loss(
     chain: DenoisingChain, bank: TokenBank, rows: np.ndarray, draws: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Squared error of the predicted clean plan at random noise levels, in whitened units."""
-    clean = chain.codec.encode(torch.from_numpy(bank.human_plan[rows]))[:, None].expand(-1, draws, -1)
+    clean = chain.codec.encode(torch.from_numpy(bank.plan[rows]))[:, None].expand(-1, draws, -1)
     step = torch.randint(1, chain.steps + 1, (len(rows), draws), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
     keys = chain.planner.scene_keys(torch.from_numpy(bank.tokens(rows)))

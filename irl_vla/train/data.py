@@ -27,9 +27,8 @@ from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes, scene_refs
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.dataset.targets import build_targets
-from irl_vla.dataset.views import scene_views
+from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.errors import CheckpointError
-from irl_vla.geometry import Floats, compose, relative_to
 from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, read_manifest, write_text
 from irl_vla.policy.batch import Layout, encode_sample, encode_targets, sample_layout, target_layout
 from irl_vla.policy.config import EncoderConfig
@@ -41,11 +40,9 @@ from irl_vla.world.config import WorldSensorConfig
 from irl_vla.world.painted_views import PaintedSensors
 
 KIND: Final = "sample_cache"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 REMEDY: Final = "run `irl-vla pretrain` again"
 _JOB_NAME: Final = "job.json"
-#: Least length of the way back to the logged path, and its duration at speed.
-_RETURN_M, _RETURN_S = 8.0, 3.0
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +82,8 @@ class Samples:
 
     Attributes:
         arrays: name to (R, ...) memory-mapped array: the names of ``sample_layout`` and ``target_layout``, and
-            ``plan`` (8, 3), which imitation learns: the human plan, or for a shifted view the way back to it.
-        rows: the columns that the token bank keeps; ``human_plan`` is the logged one.
+            ``plan`` (8, 3), which imitation learns (see ``BankRows``).
+        rows: the columns that the token bank keeps.
     """
 
     folder: Path
@@ -153,12 +150,14 @@ def open_samples(folder: Path) -> Samples:
     Raises:
         CheckpointError: if it is not finished or of another schema.
     """
-    manifest = read_manifest(folder, KIND, SCHEMA, REMEDY)
+    manifest = read_manifest(
+        folder, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove it first (`rm -r {folder}`)"
+    )
     arrays = {name: np.load(_array_path(folder, name), mmap_mode="r") for name in manifest.extra["arrays"]}
     texts = {name: np.load(_array_path(folder, name)) for name in _TEXTS}
     facts = {name: np.array(arrays.pop(name)) for name in _FACTS}
-    history, command = np.array(arrays["history"]), np.array(arrays["command"])
-    rows = BankRows(**texts, **facts, ego_history=history, command=command)
+    history, command, plan = (np.array(arrays[name]) for name in ("history", "command", "plan"))
+    rows = BankRows(**texts, **facts, ego_history=history, command=command, plan=plan)
     return Samples(folder, manifest.fingerprint, arrays, rows)
 
 
@@ -202,48 +201,26 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> dict[str, NDArray
         sensors = PaintedSensors(logged, map_view, job.world_sensors, job.seed)
     config = sensor_config(job.encoder, job.samples.allow_missing_sensors)
     targets = build_targets(view, map_view, target_config(job.encoder))
-    has_human = not view.is_synthetic and len(view.future) >= FUTURE_FRAMES
-    nothing = np.zeros((FUTURE_FRAMES, 3))
+    plan = imitated_plan(view)
     return {
         **encode_sample(build_observation(view, sensors, config), job.encoder),
         **encode_targets(
             targets.boxes.boxes, targets.boxes.classes, targets.raster, targets.meta_action, config=job.encoder
         ),
-        "plan": recovery_plan(view, logged) if has_human else nothing,
-        "human_plan": view.human_plan() if has_human else nothing,
-        "has_human": np.asarray(has_human),
+        "plan": np.zeros((FUTURE_FRAMES, 3)) if plan is None else plan,
+        "has_plan": np.asarray(plan is not None),
+        "has_human": np.asarray(view.has_human),
         "timestamp_us": np.asarray(view.current.timestamp_us),
     }
 
 
-def recovery_plan(view: Scene, logged: Scene) -> Floats:
-    """(8, 3) what a driver in a shifted view would do: keep the logged pace and swing back to the logged path.
-
-    The lateral offset falls from its start to zero along the way (a cubic that begins in the shifted heading), over
-    three seconds of driving but at least 8 m; a car that stands stays where it is. The offset along the path remains.
-    Following the logged poses from the next half second on would teach a swerve.
-    """
-    plan = logged.human_plan()
-    offset = relative_to(logged.current.ego.pose_global, view.current.ego.pose_global)
-    if not offset.any():
-        return plan
-    steps = np.hypot(*np.diff(plan[:, :2], axis=0, prepend=np.zeros((1, 2))).T)
-    length = max(_RETURN_M, _RETURN_S * float(np.hypot(*logged.current.ego.velocity_mps)))
-    way = np.clip(np.cumsum(steps) / length, 0.0, 1.0)
-    slope = np.tan(offset[2])
-    aside = offset[1] * (2 * way**3 - 3 * way**2 + 1) + slope * length * (way**3 - 2 * way**2 + way)
-    turn = np.arctan(offset[1] * 6 * (way**2 - way) / length + slope * (3 * way**2 - 4 * way + 1))
-    shifted = np.stack([np.full(FUTURE_FRAMES, offset[0]), aside, turn], axis=1)
-    return relative_to(offset, compose(plan, shifted))
-
-
 _TEXTS: Final = ("token", "scene_token", "view", "log_name", "group", "kind")
-_FACTS: Final = ("human_plan", "has_human", "timestamp_us")
+_FACTS: Final = ("has_plan", "has_human", "timestamp_us")
 
 
 def _layout(encoder: EncoderConfig) -> Layout:
-    plan = ((FUTURE_FRAMES, 3), np.float32)
-    own: Layout = {"plan": plan, "human_plan": plan, "has_human": ((), np.bool_), "timestamp_us": ((), np.int64)}
+    own: Layout = {"plan": ((FUTURE_FRAMES, 3), np.float32), "timestamp_us": ((), np.int64)}
+    own |= {"has_plan": ((), np.bool_), "has_human": ((), np.bool_)}
     return {**sample_layout(encoder), **target_layout(encoder), **own}
 
 
@@ -265,7 +242,8 @@ def _begin(job: SampleJob, manifest: Manifest, listing: Sequence[RowId]) -> None
         if found != manifest.fingerprint:
             raise CheckpointError(
                 f"{job.folder}: expected samples of job {manifest.fingerprint}, found those of job {found} "
-                "(other data, configuration or seed); choose another folder, or delete this one"
+                "(other data, configuration or seed, or an older schema); choose another folder, or remove this one "
+                f"(`rm -r {job.folder}`) and {REMEDY}"
             )
         return
     job.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Imitation of the human plans on Ray Train: stage (a) of the paper.
+"""Imitation of the human plans, and of the ways back from shifted views, on Ray Train: stage (a) of the paper.
 
 Perception, language model and planner are trained together. The best state by the true score of the validation split
 becomes the policy checkpoint; its frozen perception then writes the token banks.
@@ -29,7 +29,6 @@ from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, collate_sa
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.encoder import parameter_groups, weighted_loss
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.policy.token_bank import ORIGINAL
 from irl_vla.policy.vla import Policy, build_policy, save_policy
 from irl_vla.train.bank import write_bank
 from irl_vla.train.config import ImitationConfig
@@ -43,6 +42,7 @@ from irl_vla.train.loop import (
     batch_rows,
     history_path,
     last_state,
+    one_cycle,
     report_state,
     run_training,
     step_generator,
@@ -144,7 +144,7 @@ def pretrain(
 
     Raises:
         CheckpointError: if the folder holds results of another configuration.
-        SceneError: if no training scene has a human plan.
+        SceneError: if no training scene has a plan to imitate.
         ClusterError: if training failed more often than ``config.max_failures``.
     """
     samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
@@ -158,14 +158,17 @@ def pretrain(
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:
-    """Rows that have a human plan to imitate.
+    """Rows that have a plan to imitate: that of a human, or the way back from a shifted view.
 
     Raises:
         SceneError: if there is none.
     """
-    rows = np.flatnonzero(samples.rows.has_human)
+    rows = np.flatnonzero(samples.rows.has_plan)
     if not len(rows):
-        raise SceneError(f"{samples.folder}: expected scenes with a human plan, found none among {len(samples)}")
+        raise SceneError(
+            f"{samples.folder}: expected scenes with a plan to imitate, found none among {len(samples)}; "
+            "train on a split of logged scenes with 8 frames behind the current one"
+        )
     return rows
 
 
@@ -174,7 +177,7 @@ def fit_codec(samples: Samples, mode_floor: float) -> PlanCodec:
 
     Without the latter, a swing back would lie many units outside of what the code was made for.
     """
-    return PlanCodec.fit(samples.arrays["plan"][training_rows(samples)].astype(np.float64), mode_floor)
+    return PlanCodec.fit(samples.rows.plan[training_rows(samples)].astype(np.float64), mode_floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,14 +294,7 @@ def make_optimiser(
         policy.encoder, policy.chain, config.learning_rate, config.weight_decay, config.encoder_factor
     )
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in groups],
-        total_steps=max(config.steps, 2),
-        pct_start=config.warmup_fraction,
-        cycle_momentum=False,
-    )
-    return optimiser, schedule
+    return optimiser, one_cycle(optimiser, config.steps, config.warmup_fraction)
 
 
 def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: ImitationConfig) -> SampleJob:
@@ -362,7 +358,7 @@ def _selection(metrics: Mapping[str, float]) -> float:
 
 
 def _fit_baseline(samples: Samples, config: ImitationConfig, folder: Path, seed: int) -> None:
-    rows = samples.rows
-    logged = rows.has_human & (rows.view == ORIGINAL)
-    model = train_ego_mlp(rows.ego_history[logged], rows.command[logged], rows.human_plan[logged], config.ego_mlp, seed)
+    # Humans alone: a shifted view has the ego status of its scene, which cannot tell that there is a way back to drive.
+    rows, humans = samples.rows, samples.rows.has_human
+    model = train_ego_mlp(rows.ego_history[humans], rows.command[humans], rows.plan[humans], config.ego_mlp, seed)
     save_ego_mlp(model, folder, config.ego_mlp, Provenance(seed, {"samples_train": samples.fingerprint}))

@@ -178,6 +178,26 @@ def batch_rows(count: int, size: int, step: int, *, worker: int, workers: int, s
     )
 
 
+def one_cycle(
+    optimiser: torch.optim.Optimizer, steps: int, warmup_fraction: float
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A learning rate that rises to each group's own and falls to nearly 0; momentum stays as it is.
+
+    Args:
+        steps: how often the schedule will be stepped.
+        warmup_fraction: share of the steps in which the rate rises, two steps at least: the schedule divides by the
+            length of the rise less one.
+    """
+    total = max(steps, 4)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=total,
+        pct_start=max(warmup_fraction, 2 / total),
+        cycle_momentum=False,
+    )
+
+
 def step_generator(seed: int, step: int, worker: int) -> torch.Generator:
     """The random numbers of one worker in one step. Also seeds torch's own generator, for modules that use it."""
     state = int(np.random.SeedSequence([seed, step, worker]).generate_state(1, np.uint64)[0] >> 1)

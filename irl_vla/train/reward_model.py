@@ -33,6 +33,7 @@ from irl_vla.train.loop import (
     append_history,
     history_path,
     last_state,
+    one_cycle,
     report_state,
     run_training,
 )
@@ -221,10 +222,7 @@ def make_optimiser(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW under a one-cycle schedule."""
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    total = max(config.steps, 4)
-    rise = max(config.warmup_fraction, 2 / total)  # the schedule divides by zero where the rise is a single step
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=rise)
-    return optimiser, schedule
+    return optimiser, one_cycle(optimiser, config.steps, config.warmup_fraction)
 
 
 def evaluate_held_out(models: tuple[RewardWorldModel, ...], data: FitData, rows_per_batch: int = 64) -> QualityReport:

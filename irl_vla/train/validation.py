@@ -83,7 +83,7 @@ def displacement(plans: Floats, samples: Samples, rows: NDArray[np.int64]) -> di
     known = samples.rows.has_human[rows]
     if not known.any():
         return {}
-    gap = np.linalg.norm((plans - samples.rows.human_plan[rows])[known][..., :2], axis=-1)
+    gap = np.linalg.norm((plans - samples.rows.plan[rows])[known][..., :2], axis=-1)
     return {"ade_m": float(gap.mean()), "fde_m": float(gap[:, -1].mean())}
 
 

@@ -17,7 +17,7 @@ import torch
 from irl_vla.dataset.config import DataConfig, ViewConfig
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.dataset.scenes import load_scene
-from irl_vla.dataset.views import scene_views
+from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import CheckpointError
 from irl_vla.policy.batch import collate_samples
@@ -109,7 +109,9 @@ def test_cache_holds_every_scene_and_some_shifted_views(inputs: PretrainInputs, 
     for name, value in encode_view(job, shifted, scene).items():
         if name in samples.arrays:
             np.testing.assert_allclose(samples.arrays[name][row], value, rtol=1e-6, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(samples.rows.human_plan[row], shifted.human_plan(), atol=1e-4)
+    np.testing.assert_allclose(samples.rows.plan[row], imitated_plan(shifted), atol=1e-4)
+    assert samples.rows.has_plan.all()
+    np.testing.assert_array_equal(samples.rows.has_human, views == "original")
     original = int(np.flatnonzero(samples.rows.token == scene.token)[0])
     assert (samples.arrays["images"][row] != samples.arrays["images"][original]).any()
     assert (samples.arrays["lidar"][row] != samples.arrays["lidar"][original]).any()
@@ -145,8 +147,16 @@ def test_two_steps_stopped_and_resumed_to_four_equal_four(samples: Samples, tmp_
         torch.testing.assert_close(second.policy.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
+def test_a_training_whose_rise_would_be_a_single_step_has_a_schedule(samples: Samples) -> None:
+    policy = build_policy(POLICY, fit_codec(samples, 0.03), seed=0)
+    _, schedule = make_optimiser(policy, CONFIG.model_copy(update={"steps": 20, "warmup_fraction": 0.05}))
+    assert max(schedule.get_last_lr()) > 0
+
+
 def test_loss_falls_on_scenes_that_are_seen_again_and_again(samples: Samples) -> None:
     fresh = trainee(samples)
+    for group in fresh.optimiser.param_groups:
+        group["lr"] = group["max_lr"]  # the schedule begins with a 25th of it
     constant = torch.optim.lr_scheduler.ConstantLR(fresh.optimiser, 1.0)
     losses = run(replace(fresh, schedule=constant), samples, range(30))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -182,7 +192,7 @@ def test_bank_holds_the_tokens_of_the_frozen_encoder(samples: Samples, tmp_path:
     assert (tmp_path / "bank" / "rows.arrow").stat().st_mtime_ns == stamp
 
 
-def test_training_rows_have_a_human(samples: Samples) -> None:
+def test_training_rows_have_a_plan_to_imitate(samples: Samples) -> None:
     assert len(training_rows(samples)) == len(samples)
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irl_vla.dataset.checks.findings import Breach
+from irl_vla.dataset.checks.order import GAP_S
 from irl_vla.dataset.log import parse_boxes, parse_ego
 from irl_vla.dataset.raw_frame import RawFrame
 from irl_vla.geometry import Floats, rotate, wrap_angle
 from irl_vla.scene import Boxes, EgoStatus
 
 #: Steps between frames that are longer (gaps) or shorter (other findings) say nothing of motion.
-_STEPS_S: Final = (0.4, 0.55)
+_STEPS_S: Final = (0.4, GAP_S)
 _EGO_TOLERANCE_M: Final = 0.5
 _EGO_TOLERANCE_MPS: Final = 2.5
 _OBJECT_TOLERANCE_M: Final = 1.0

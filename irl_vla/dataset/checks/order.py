@@ -10,9 +10,10 @@ from typing import Any, Final
 from irl_vla.dataset.checks.findings import Breach
 from irl_vla.dataset.log import parse_city
 from irl_vla.dataset.raw_frame import RawFrame, describe
+from irl_vla.scene import MAX_PAIR_GAP_US
 
-#: Longer steps between frames are gaps: the official two-frame comfort refuses them.
-GAP_S: Final = 0.55
+#: Longer steps between frames are gaps: the two frames are no pair for extended comfort.
+GAP_S: Final = MAX_PAIR_GAP_US / 1e6
 _SHORTEST_STEP_S: Final = 0.4
 #: Keys with one value a log, and with one value a scene.
 _OF_LOG: Final = ("log_token", "vehicle_name")

@@ -13,13 +13,12 @@ from typing import Final
 
 from irl_vla.dataset.checks.findings import Finding, Gathered, Severity, merged
 from irl_vla.dataset.checks.logged_frames import LoggedFrame, LoggedFrames
-from irl_vla.dataset.checks.order import GAP_S
 from irl_vla.dataset.checks.second_scene import REMEDY, MapOf, SceneFacts, check_scene, scene_label
 from irl_vla.dataset.checks.sensors import LOST_RULE
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.splits import MAPPING_KEY, Split, StagePair
 from irl_vla.dataset.spread import spread
-from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
+from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S, are_pair
 
 #: Pairs of second-stage scenes in the groups of official splits.
 _PAIRS: Final = (8, 20)
@@ -245,8 +244,8 @@ class _Mapping:
 
 
 def _neighbours(later_us: int, earlier_us: int) -> bool:
-    """As the official two-frame comfort demands it."""
-    return later_us < 0 or earlier_us < 0 or 0 < later_us - earlier_us < GAP_S * 1e6
+    """As extended comfort demands it; times that are not known are not judged."""
+    return later_us < 0 or earlier_us < 0 or bool(are_pair(later_us - earlier_us))
 
 
 def _apart(later: SceneFacts | LoggedFrame, earlier: SceneFacts | LoggedFrame) -> str:

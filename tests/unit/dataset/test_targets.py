@@ -16,10 +16,11 @@ from irl_vla.dataset.targets import (
     map_raster,
     meta_action,
 )
+from irl_vla.dataset.views import shifted_scene
 from irl_vla.geometry import compose
-from irl_vla.scene import Area
+from irl_vla.scene import Area, Scene
 
-from .example import CITY, strip
+from .example import CITY, LOG, log_frames, strip
 
 CONFIG = TargetConfig(x_min_m=-20, x_max_m=60, y_min_m=-20, y_max_m=20, cell_m=0.5, line_width_m=0.5)
 
@@ -161,6 +162,18 @@ def test_all_targets(dataset, scene):
     assert targets.raster.shape == (7, *CONFIG.grid_shape)
     cut = replace(scene, frames=scene.frames[:11])
     assert build_targets(cut, load_map(dataset, CITY), CONFIG).meta_action == (-1, -1)
+
+
+def test_the_meta_action_of_a_shifted_view_is_that_of_its_way_back(dataset):
+    """At 1 m/s from 1 m beside the path: half way back after 4 s. The logged poses from there are a jump of 1 m."""
+    scene = Scene("f3", LOG, CITY, LOG, "", "mini", tuple(log_frames(12, speed=1.0)))
+    view = shifted_scene(scene, np.array([0.0, 1.0, 0.0]))
+    config = CONFIG.model_copy(update={"lane_change_m": 0.75})
+    jump = scene.human_plan() - [0.0, 1.0, 0.0]
+    straight = (SPEED_ACTIONS.index("keep"), PATH_ACTIONS.index("straight"))
+    assert meta_action(jump, 1.0, config).path == PATH_ACTIONS.index("lane change right")
+    assert build_targets(view, load_map(dataset, CITY), config).meta_action == straight
+    assert build_targets(scene, load_map(dataset, CITY), config).meta_action == straight
 
 
 def test_raster_does_not_depend_on_where_the_world_lies(dataset, scene):

@@ -87,7 +87,7 @@ def test_extended_comfort_broadcasts_over_plans() -> None:
     assert extended_comfort(now, states(5.0), 0.5).tolist() == [True, True, False]
 
 
-@pytest.mark.parametrize("interval_s", [0.0, 0.55, -0.5])
+@pytest.mark.parametrize("interval_s", [0.0, 0.5501, -0.5])
 def test_extended_comfort_needs_neighbouring_frames(interval_s: float) -> None:
     with pytest.raises(ValueError, match="interval"):
         extended_comfort(states(5.0), states(5.0), interval_s)

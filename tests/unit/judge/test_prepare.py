@@ -13,6 +13,7 @@ from irl_vla.dataset.config import SceneFilter, ViewConfig
 from irl_vla.dataset.log import LogMeta, write_log
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import write_split
+from irl_vla.epdms.scorer import scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError, SceneError
 from irl_vla.judge.prepare import failed_scenes, prepare_log, prepare_split
@@ -64,6 +65,9 @@ def test_views_follow_their_scene(dataset):
     assert original.red_active.all()  # the log names the connector by number, the map by text
     assert len(original.red_lights) == 1
     assert 0 < np.hypot(*(view.ego_state[:2] - original.ego_state[:2])) < 2.0
+    assert original.human_plan is not None
+    assert view.human_plan is None, "nobody drove from there: no human filter"
+    assert scoring_context(view).human is None
     np.testing.assert_allclose(view.tracks.poses, original.tracks.poses, atol=1e-6)  # the world stays where it was
 
 

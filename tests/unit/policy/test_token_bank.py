@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def rows(times_s: list[float], log: str = "log", view: str = "original") -> Bank
         timestamp_us=(np.array(times_s) * 1e6).astype(np.int64),
         ego_history=np.arange(count * 28, dtype=np.float32).reshape(count, 4, 7),
         command=np.ones(count, np.int64),
-        human_plan=np.arange(count * 24, dtype=np.float32).reshape(count, 8, 3),
+        plan=np.arange(count * 24, dtype=np.float32).reshape(count, 8, 3),
+        has_plan=np.arange(count) % 4 != 1,
         has_human=np.arange(count) % 2 == 0,
     )
 
@@ -50,15 +52,15 @@ def test_rows_come_back_across_batches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bank.tokens(wanted), tokens[wanted])
     np.testing.assert_array_equal(bank.token, np.concatenate([part.token for part in parts]))
     np.testing.assert_array_equal(bank.ego_history, np.concatenate([part.ego_history for part in parts]))
-    np.testing.assert_array_equal(bank.human_plan, np.concatenate([part.human_plan for part in parts]))
-    np.testing.assert_array_equal(bank.has_human, np.concatenate([part.has_human for part in parts]))
+    for name in ("plan", "has_plan", "has_human"):
+        np.testing.assert_array_equal(getattr(bank, name), np.concatenate([getattr(part, name) for part in parts]))
 
 
 def test_only_neighbouring_original_frames_of_a_log_are_linked(tmp_path: Path) -> None:
-    # rows: log a at 1.0, 0.5, 2.0 (gap), 2.5 s; its shifted view at 1.5 s; log b at 1.5 s
-    write(tmp_path, rows([1.0, 0.5, 2.0, 2.54], "a"), rows([1.5], "a", view="s1"), rows([1.5], "b"))
+    # rows: log a at 1.0, 0.5, 2.0 (gap), 2.55, 2.85 s; its shifted view at 1.5 s; log b at 1.5 s
+    write(tmp_path, rows([1.0, 0.5, 2.0, 2.55, 2.85], "a"), rows([1.5], "a", view="s1"), rows([1.5], "b"))
     bank = TokenBank.open(tmp_path)
-    assert bank.previous_row.tolist() == [1, -1, -1, 2, -1, -1]
+    assert bank.previous_row.tolist() == [1, -1, -1, 2, 3, -1, -1]
 
 
 def test_layout_says_where_kinds_lie() -> None:
@@ -85,6 +87,14 @@ def test_other_perception_is_refused(tmp_path: Path) -> None:
     write(tmp_path, rows([0.0]))
     with pytest.raises(CheckpointError, match=r"perception-b.*perception-a"):
         TokenBank.open(tmp_path, "perception-b")
+
+
+def test_a_bank_of_an_older_schema_is_refused_with_the_way_to_rebuild_it(tmp_path: Path) -> None:
+    write(tmp_path, rows([0.0]))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(CheckpointError, match=r"schema 2 of token_bank, found 1; run `irl-vla pretrain` again.*remove"):
+        TokenBank.open(tmp_path)
 
 
 def test_a_bank_that_failed_does_not_exist(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def write_world(folder: Path, rows: int = 12, seed: int = 0, groups: int = 4) ->
         timestamp_us=times,
         ego_history=np.stack([history(speed) for speed in speeds]).astype(np.float32),
         command=np.ones(rows, np.int64),
-        human_plan=np.stack([human(s, o) for s, o in zip(speeds, hazards, strict=True)]).astype(np.float32),
+        plan=np.stack([human(s, o) for s, o in zip(speeds, hazards, strict=True)]).astype(np.float32),
+        has_plan=np.ones(rows, bool),
         has_human=np.ones(rows, bool),
     )
     bank = folder / "bank"

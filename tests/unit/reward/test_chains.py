@@ -48,10 +48,9 @@ def test_chains_come_from_the_policy(chain, bank):
 def test_proposals_hold_every_denoising_step(chain, bank):
     config = ProposalConfig(policy=1, denoising=5)
     rows = np.arange(4)
-    speeds, humans = np.full(4, 8.0), bank.human_plan[rows].astype(float)
-    found = propose(
-        RowFacts(rows, speeds, humans, bank.has_human[rows]), HUMANS, chain_sampler(chain, bank, 2), config, seed=1
-    )
+    speeds, plans = np.full(4, 8.0), bank.plan[rows].astype(float)
+    facts = RowFacts(rows, speeds, plans, bank.has_plan[rows], bank.has_human[rows])
+    found = propose(facts, HUMANS, chain_sampler(chain, bank, 2), config, seed=1)
     steps = sampled(chain, bank, rows.tolist(), chains=1)[:, 0]
     for row in rows:
         plans = found.plans[row][found.source[row] == SOURCES.index("denoising")]

@@ -107,6 +107,14 @@ def test_unfinished_labels_are_refused(world, in_process, tmp_path):
         open_labels(tmp_path)
 
 
+def test_labels_of_an_older_schema_are_refused_with_the_way_to_rebuild_them(world, in_process, tmp_path):
+    write(world, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(CheckpointError, match=r"schema 2 of label_set, found 1; run `irl-vla label` again.*rm -r"):
+        open_labels(tmp_path)
+
+
 def test_a_shard_of_another_run_is_refused(world, in_process, tmp_path):
     write(world, tmp_path)
     path = tmp_path / "shard-000001.parquet"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,12 @@ def straight(speed_mps, acceleration_mps2=0.0, curvature_per_m=0.0):
     )
 
 
-def facts(rows, speed_mps=8.0, has_human=True):
+def facts(rows, speed_mps=8.0, has_plan=True, has_human=True):
     return RowFacts(
         np.asarray(rows),
         np.full(len(rows), speed_mps),
         np.repeat(straight(speed_mps)[None], len(rows), 0),
+        np.full(len(rows), has_plan),
         np.full(len(rows), has_human),
     )
 
@@ -76,7 +79,7 @@ def test_every_source_has_its_configured_number():
     result = proposals.propose(facts([3, 7]), VOCABULARY, chain_sampler, CONFIG, seed=1)
     assert result.plans.shape == (2, CONFIG.count, 8, 3)
     for name in SOURCES:
-        assert len(kind(result, name)) == 2 * getattr(CONFIG, name), name
+        assert len(kind(result, name)) == (0 if name == "recovery" else 2 * getattr(CONFIG, name)), name
 
 
 def test_default_count_is_sixty_four():
@@ -84,10 +87,28 @@ def test_default_count_is_sixty_four():
 
 
 def test_without_policy_and_human_the_vocabulary_fills_the_places():
-    result = proposals.propose(facts([3], has_human=False), VOCABULARY, None, CONFIG, seed=1)
+    result = proposals.propose(facts([3], has_plan=False, has_human=False), VOCABULARY, None, CONFIG, seed=1)
     expected = CONFIG.human + CONFIG.vocabulary + CONFIG.policy + CONFIG.denoising
     assert len(kind(result, "vocabulary")) == expected
     assert len(kind(result, "human")) == len(kind(result, "policy")) == 0
+
+
+def test_without_a_human_the_way_back_is_proposed_and_disturbed_under_its_own_name():
+    """A shifted view: the plan to imitate turns by 0.4 rad, the vocabulary is straight."""
+    way_back = straight(8.0, 0.0, 0.0125)
+    view = replace(facts([3], has_human=False), plans=way_back[None])
+    result = proposals.propose(view, VOCABULARY, chain_sampler, CONFIG, seed=1)
+    assert len(kind(result, "human")) == 0
+    np.testing.assert_allclose(kind(result, "recovery"), way_back[None], rtol=1e-6)
+    assert len(kind(result, "vocabulary")) == CONFIG.vocabulary
+    for name in ("hard_brake", "reversed", "speeding"):
+        # all on the circle of 80 m: y = R (1 - cos a), x = R sin a, so (R - y)^2 + x^2 = R^2
+        driven = kind(result, name)[:, :7]
+        inside = np.hypot(driven[..., 0], 80.0 - driven[..., 1])[driven[..., 0] < way_back[-1, 0]]
+        np.testing.assert_allclose(inside, 80.0, atol=0.1, err_msg=name)
+    # the same draws as with a human: only the name differs
+    logged = proposals.propose(replace(view, has_human=np.ones(1, bool)), VOCABULARY, chain_sampler, CONFIG, seed=1)
+    np.testing.assert_array_equal(result.plans, logged.plans)
 
 
 def test_proposals_of_a_row_do_not_depend_on_the_other_rows():
@@ -114,7 +135,7 @@ def test_sources_are_what_they_say():
 
 
 def test_speeding_at_a_standstill_starts_to_drive():
-    standing = RowFacts(np.array([0]), np.zeros(1), np.zeros((1, 8, 3)), np.ones(1, bool))
+    standing = RowFacts(np.array([0]), np.zeros(1), np.zeros((1, 8, 3)), np.ones(1, bool), np.ones(1, bool))
     result = proposals.propose(standing, VOCABULARY, None, CONFIG, seed=0)
     assert (kind(result, "speeding")[:, -1, 0] > 5.0).all()
     assert np.isfinite(result.plans).all()
@@ -142,6 +163,14 @@ def test_vocabulary_holds_one_plan_of_each_cluster():
 def test_vocabulary_is_no_larger_than_the_distinct_plans():
     plans = np.repeat(straight(3.0)[None], 10, 0)
     assert len(proposals.fit_vocabulary(plans, 4, np.random.default_rng(0))) == 1
+
+
+def test_vocabulary_follows_from_the_passed_generator():
+    generator = np.random.default_rng(0)
+    plans = straight(8.0) + generator.normal(size=(200, 8, 3))
+    first, same, other = (proposals.fit_vocabulary(plans, 5, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
 
 
 def test_vocabulary_without_humans_is_refused():

@@ -58,7 +58,8 @@ def make_micro(folder: Path, config: FinetuneConfig) -> TaskSpec:
         timestamp_us=1_600_000_000_000_000 + 500_000 * np.arange(ROWS),
         ego_history=history,
         command=np.ones(ROWS, np.int64),
-        human_plan=plans.astype(np.float32),
+        plan=plans.astype(np.float32),
+        has_plan=np.ones(ROWS, bool),
         has_human=np.ones(ROWS, bool),
     )
     with TokenBankWriter(folder / "bank", layout, perception_hash(policy.encoder), 0, {}) as writer:

@@ -26,7 +26,7 @@ def test_pairs_are_a_frame_and_its_predecessor(spec: TaskSpec) -> None:
 def test_pair_comfort_enters_both_rewards(spec: TaskSpec) -> None:
     task = open_task(spec)
     scenes = draw_scenes(task.bank, 0, 0, 4, pair=True)
-    plans = np.repeat(task.bank.human_plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
+    plans = np.repeat(task.bank.plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
     plans[:, 0, 1] *= 0.1  # the frame's second plan brakes hard, its predecessor's does not
     values = earn(task.bank, task.backend, scenes, plans, RewardWeights()).subscores[..., 8]
     assert np.isnan(values[~scenes.paired]).all()
@@ -37,7 +37,7 @@ def test_pair_comfort_enters_both_rewards(spec: TaskSpec) -> None:
 def test_rewards_follow_the_weights(spec: TaskSpec) -> None:
     task = open_task(spec)
     scenes = draw_scenes(task.bank, 0, 0, 2, pair=False)
-    plans = np.repeat(task.bank.human_plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
+    plans = np.repeat(task.bank.plan[scenes.rows][:, :, None], 2, axis=2).astype(float)
     earnings = earn(task.bank, task.backend, scenes, plans, RewardWeights())
     progress = earnings.subscores[..., 4]
     assert earnings.reward == pytest.approx((5 * progress + 9) / 14)

@@ -74,6 +74,14 @@ def test_two_steps_and_two_more_equal_four(folders):
         torch.testing.assert_close(second.state_dict()[name], weights, rtol=0, atol=0)
 
 
+def test_momentum_is_not_cycled():
+    _, optimiser, schedule = fresh()
+    for _ in range(CONFIG.steps):
+        assert {group["betas"] for group in optimiser.param_groups} == {(0.9, 0.999)}
+        optimiser.step()
+        schedule.step()
+
+
 def test_no_group_is_on_both_sides(folders):
     data = open_data(job_of(folders))
     sides = [set(data.bank.group[data.labels.rows[rows]]) for rows in (data.train, data.held_out)]

@@ -1,4 +1,4 @@
-"""The way back from a shifted view, batches, metric following, and the ego-status baseline."""
+"""Batches, learning rates, metric following, and the ego-status baseline."""
 
 from pathlib import Path
 
@@ -6,69 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from irl_vla.dataset.views import shifted_scene
 from irl_vla.errors import CheckpointError
-from irl_vla.geometry import compose, relative_to
 from irl_vla.ledger.checkpoint import Provenance
-from irl_vla.scene import Boxes, EgoStatus, Frame, Scene
 from irl_vla.train.config import EgoMlpConfig
-from irl_vla.train.data import recovery_plan
 from irl_vla.train.ego_mlp import ego_mlp_plans, load_ego_mlp, save_ego_mlp, train_ego_mlp
-from irl_vla.train.loop import append_history, batch_rows, following, step_generator
-
-NO_OBJECTS = Boxes(np.zeros((0, 7)), (), np.zeros((0, 3)), ())
-
-
-def straight_drive(speed_mps: float, origin: tuple[float, float, float] = (100.0, 50.0, 0.3)) -> Scene:
-    """Twelve frames straight on at constant speed; the current one at ``origin``."""
-    frames = []
-    for index in range(12):
-        pose = compose(np.array(origin), np.array([(index - 3) * 0.5 * speed_mps, 0.0, 0.0]))
-        ego = EgoStatus(pose, np.array([speed_mps, 0.0]), np.zeros(2), 1)
-        frames.append(Frame(f"f{index}", index * 500_000, ego, NO_OBJECTS, (), (), {}, None))
-    return Scene("f3", "log", "map", "log", "", "train", tuple(frames))
-
-
-def test_the_logged_ego_keeps_its_own_plan() -> None:
-    scene = straight_drive(8.0)
-    np.testing.assert_array_equal(recovery_plan(scene, scene), scene.human_plan())
-
-
-def test_a_shifted_ego_swings_back_to_the_logged_path() -> None:
-    scene = straight_drive(10.0)  # back after max(8 m, 3 s) = 30 m
-    offset = np.array([0.0, 1.0, 0.1])
-    view = shifted_scene(scene, offset)
-    path = compose(offset, recovery_plan(view, scene))  # in the frame of the logged ego
-    np.testing.assert_allclose(path[:, 0], 5.0 * np.arange(1, 9), atol=1e-9)
-    np.testing.assert_allclose(path[5:, 1:], 0.0, atol=1e-9)
-    # Hermite cubic a quarter of the way: 1 * (2/64 - 3/16 + 1) + 30 tan(0.1) * (1/64 - 2/16 + 1/4) at 7.5 m
-    u = 1 / 6  # the first pose, 5 m of 30 m
-    expected = 2 * u**3 - 3 * u**2 + 1 + 30 * np.tan(0.1) * (u**3 - 2 * u**2 + u)
-    assert path[0, 1] == pytest.approx(expected)
-    # headings are those of the path
-    dense = np.diff(path[:, 1]) / np.diff(path[:, 0])
-    middle = (np.tan(path[1:, 2]) + np.tan(path[:-1, 2])) / 2
-    np.testing.assert_allclose(dense, middle, atol=0.03)
-
-
-def test_a_standing_ego_stays_where_it_was_put() -> None:
-    scene = straight_drive(0.0)
-    view = shifted_scene(scene, np.array([0.5, -1.0, 0.1]))
-    np.testing.assert_allclose(recovery_plan(view, scene), 0.0, atol=1e-9)
-
-
-def test_the_offset_along_the_path_remains() -> None:
-    scene = straight_drive(10.0)
-    view = shifted_scene(scene, np.array([1.0, 0.0, 0.0]))
-    np.testing.assert_allclose(recovery_plan(view, scene), scene.human_plan(), atol=1e-9)
-
-
-def test_recovery_ends_on_the_logged_poses() -> None:
-    scene = straight_drive(12.0)
-    view = shifted_scene(scene, np.array([0.0, -0.8, -0.05]))
-    end = compose(view.current.ego.pose_global, recovery_plan(view, scene)[-1])
-    np.testing.assert_allclose(end, scene.future[7].ego.pose_global, atol=1e-6)
-    assert relative_to(end, scene.future[7].ego.pose_global)[2] == pytest.approx(0.0)
+from irl_vla.train.loop import append_history, batch_rows, following, one_cycle, step_generator
 
 
 def test_every_epoch_visits_every_row_once_whatever_the_workers() -> None:
@@ -94,6 +36,28 @@ def test_random_numbers_follow_from_the_step() -> None:
 
     assert draw(3, 0) == draw(3, 0)
     assert len({draw(3, 0), draw(4, 0), draw(3, 1)}) == 3
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 0.05), (1, 0.05), (2, 0.5), (4, 0.25), (100, 0.01), (300, 0.05)])
+def test_the_rate_rises_to_each_groups_own_and_falls_again_with_constant_momentum(steps: int, warmup: float) -> None:
+    """Also where the rise would be of a single step (steps * warmup = 1), which torch's schedule divides by."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimiser = torch.optim.AdamW([{"params": [w], "lr": lr} for w, lr in zip(weights, (1e-2, 1e-3), strict=True)])
+    schedule = one_cycle(optimiser, steps, warmup)
+    rates, betas = [], set()
+    for _ in range(steps):
+        optimiser.step()
+        rates.append(schedule.get_last_lr())
+        betas |= {group["betas"] for group in optimiser.param_groups}
+        schedule.step()
+    assert betas == {(0.9, 0.999)}
+    np.testing.assert_allclose(np.array(rates)[:, 0], 10 * np.array(rates)[:, 1])
+    assert rates[0][0] == pytest.approx(1e-2 / 25)
+    if steps >= 4:
+        peak = max(range(steps), key=lambda step: rates[step][0])
+        assert peak == max(round(steps * warmup), 2) - 1
+        assert rates[peak][0] == pytest.approx(1e-2)
+        assert rates[-1][0] < 0.6 * rates[peak][0], "on its way down"
 
 
 def test_metrics_are_passed_on_once_and_only_new_ones(tmp_path: Path) -> None:

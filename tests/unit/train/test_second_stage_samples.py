@@ -30,6 +30,7 @@ def test_second_stage_scenes_are_encoded_without_a_human(tmp_path: Path) -> None
     synthetic = np.array([len(ref.token) == 17 for ref in refs])
     assert synthetic.sum() == 4
     np.testing.assert_array_equal(samples.rows.has_human, ~synthetic)
+    np.testing.assert_array_equal(samples.rows.has_plan, ~synthetic)
     assert not samples.arrays["plan"][synthetic].any()
     assert (samples.arrays["meta_action"][synthetic] == -1).all()
     assert samples.arrays["plan"][~synthetic, -1, 0] == pytest.approx([40.0, 40.0])
