@@ -102,12 +102,14 @@ def write_shards(
 
 
 class _Actor:
-    """Ray Data's side of a writer."""
+    """Ray Data's side of a writer, which is made with the first shard: Ray hides errors of an actor's constructor."""
 
     def __init__(self, writer: Callable[..., ShardWriter], arguments: tuple[Any, ...]) -> None:
-        self._write = writer(*arguments)
+        self._writer, self._arguments = writer, arguments
+        self._write: ShardWriter | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        self._write = self._write or self._writer(*self._arguments)
         return {"rows": [self._write(str(batch["shard"][0]))]}
 
 

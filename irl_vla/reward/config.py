@@ -4,7 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from irl_vla.config import Config
+from irl_vla.config import Config, speed_only
 from irl_vla.policy.planner_config import DecoderConfig
 
 _POSES: Final = 8  # as in ``scene``, which costs numpy and shapely to import
@@ -38,7 +38,7 @@ class ProposalConfig(Config):
     ``policy`` and ``denoising`` go to the vocabulary.
     """
 
-    vocabulary_size: int = Field(default=256, gt=1)
+    vocabulary_size: int = Field(default=256, gt=1, lt=2**15)
     vocabulary_speed_scale_mps: float = Field(default=2.0, gt=0.0)
     human: int = Field(default=1, ge=0, le=1)
     vocabulary: int = Field(default=16, ge=1)
@@ -73,15 +73,13 @@ class LabelConfig(Config):
     """Labelling: which proposals, and how the work is cut.
 
     Attributes:
-        rows_per_shard: bank rows in one Parquet file: what a killed run loses at most, per worker.
         rows_per_chain_batch: rows whose policy chains are sampled in one forward pass.
         workers: Ray Data actors of one CPU each.
     """
 
     proposals: ProposalConfig = ProposalConfig()
-    rows_per_shard: int = Field(default=128, gt=0)
-    rows_per_chain_batch: int = Field(default=32, gt=0)
-    workers: int = Field(default=1, gt=0)
+    rows_per_chain_batch: int = speed_only(32, gt=0)
+    workers: int = speed_only(1, gt=0)
 
 
 class HeadWeights(Config):

@@ -4,6 +4,7 @@ A plan of the vocabulary is stored as its index, every other one as small intege
 all but EP take the values 0, 1/2 and 1 only and share one number; EP is kept to 1e-5 and progress to 5 mm.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -19,8 +20,6 @@ from irl_vla.reward.plan_codes import decode_plans, encode_plans
 from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
 
 SUFFIX: Final = ".parquet"
-#: Largest index of a vocabulary plan.
-LAST_ENTRY: Final = np.iinfo(np.int16).max
 _FINGERPRINT_KEY: Final = b"irl_vla.labels"
 _PLAN_SIZE: Final = FUTURE_FRAMES * 3
 _OWN_PLAN: Final = -1  # in place of an index into the vocabulary
@@ -30,6 +29,14 @@ _STEPPED: Final = [index for index in range(len(SUBSCORES)) if index not in (_EP
 _DIGITS: Final = 3 ** np.arange(len(_STEPPED))
 _EP_UNITS: Final = np.iinfo(np.uint16).max
 _PROGRESS_PER_M: Final = 100.0
+_PACKED: Final[Mapping[str, Any]] = {
+    "compression": "zstd",
+    "compression_level": 9,
+    "use_byte_stream_split": ["steps.list.element"],  # high bytes of steps are alike
+    "use_dictionary": ["entry.list.element", "source.list.element", "subscores.list.element"],
+    "write_statistics": False,
+    "store_schema": False,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +73,8 @@ class LabelledRows:
 
 def join_rows(parts: list[LabelledRows]) -> LabelledRows:
     """All rows, in order; at least one part."""
-    return LabelledRows(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(LabelledRows)))
+    columns = ([getattr(part, item.name) for part in parts] for item in fields(LabelledRows))
+    return LabelledRows(*map(np.concatenate, columns))
 
 
 def write_label_shard(shard: Location, labels: LabelledRows, vocabulary: Floats, fingerprint: str) -> None:
@@ -94,18 +102,10 @@ def write_label_shard(shard: Location, labels: LabelledRows, vocabulary: Floats,
             "reference_m": pa.array(labels.reference_m.astype(np.float32)),
             "human": _lists(labels.human.astype(np.float32), len(labels)),
         }
-    ).replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
-    with shard.writing() as path:
-        pq.write_table(
-            table,
-            path,
-            compression="zstd",
-            compression_level=9,
-            use_byte_stream_split=["steps.list.element"],  # high bytes of steps are alike
-            use_dictionary=["entry.list.element", "source.list.element", "subscores.list.element"],
-            write_statistics=False,
-            store_schema=False,
-        )
+    )
+    with shard.writing() as path, pq.ParquetWriter(path, table.schema, **_PACKED) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
 
 
 def read_label_shard(shard: Location, vocabulary: Floats, proposals: int, fingerprint: str) -> LabelledRows:
@@ -162,7 +162,8 @@ def _digits_of(raw: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     if not np.isin(doubled, (0.0, 1.0, 2.0)).all():
         names = [SUBSCORES[index] for index in _STEPPED]
         raise ValueError(f"labels: expected {', '.join(names)} of 0, 1/2 or 1, found {np.unique(doubled / 2.0)}")
-    return (doubled.astype(np.int64) @ _DIGITS).astype(np.uint16)
+    number = np.asarray(doubled.astype(np.int64) @ _DIGITS)
+    return np.asarray(number, np.uint16)
 
 
 def _centimetres(progress_m: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:

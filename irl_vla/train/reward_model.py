@@ -21,7 +21,7 @@ from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
 from irl_vla.ledger.files import MANIFEST_NAME, content_hash, file_hash
 from irl_vla.policy.token_bank import TokenBank, TokenLayout
 from irl_vla.reward.config import RewardTrainConfig
-from irl_vla.reward.labels import LabelSet, open_labels
+from irl_vla.reward.labels import LabelSet, labels_fingerprint, open_labels
 from irl_vla.reward.loss import LEARNED, class_weights, subscore_losses, total_loss
 from irl_vla.reward.model import STAGE, RewardWorldModel, predict_subscores
 from irl_vla.reward.quality import QualityReport, quality_report
@@ -62,7 +62,7 @@ class FitJob:
     def name(self) -> str:
         """Name of the run, by what determines its result: another configuration never resumes from its states."""
         values = self.config.model_dump(mode="json", exclude={"use_gpu", "max_failures", "checkpoint_every"})
-        inputs = [file_hash(folder / MANIFEST_NAME) for folder in (self.bank, self.labels)]
+        inputs = [file_hash(self.bank / MANIFEST_NAME), labels_fingerprint(self.labels)]
         return f"reward-{content_hash([values, self.seed, inputs])}"
 
 
