@@ -1,16 +1,17 @@
 """Claim: on one core, labelling goes at 65 % or more of the rate at which the scorer scores the same plans.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/labelling_throughput.py [--bank BANK --prepared STORE [--policy CHECKPOINT]]
+Run: OMP_NUM_THREADS=1 python benchmarks/labelling_throughput.py [--prepared FOLDER]
 Labelling is what an actor of `irl-vla label` does with a log: chains of the policy, all other proposals, reading and
 preparing each scene, scoring, writing the shard. The baseline scores the very same plans in contexts that are prepared
-and in memory. Both are timed in turn, once everything is compiled, and the best pass of each counts: other work on the
-machine only ever makes a pass slower. Without a bank of your own the scenes are those of the golden files, and the
-policy has the default size and random weights.
+and in memory. Both are timed in turn, once everything is compiled, in processor time, and the best pass of each counts:
+other work on the machine only ever makes a pass slower. The policy has the default size and random weights, which cost
+what trained ones do. Scenes are those of a store of prepared scenes (`runs/NAME/shared/prepared/train`), else small ones
+out of the golden files.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,10 +30,10 @@ from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import DiffusionPlanner
 from irl_vla.policy.planner_config import PlannerConfig
 from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
-from irl_vla.reward.chains import chain_sampler, load_chain_sampler
+from irl_vla.reward.chains import chain_sampler
 from irl_vla.reward.config import LabelConfig
 from irl_vla.reward.label_shards import write_label_shard
-from irl_vla.reward.labels import LabelSources, label_log, rows_by_log
+from irl_vla.reward.labels import LabelSources, label_log
 from irl_vla.reward.plan_codes import rounded
 from irl_vla.reward.proposals import ChainSampler, fit_vocabulary
 from irl_vla.scene import HISTORY_FRAMES
@@ -41,11 +42,16 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "data"
 CONFIG, SCORER = LabelConfig(), ScorerConfig()
 
 
-def golden_store(folder: Path, count: int) -> PreparedStore:
-    """Prepared scenes with a human plan from the golden files, as one log."""
-    scenes = [scene for scene in load_scenes(GOLDEN).values() if scene.human_plan is not None]
+def one_log(prepared: Path | None, folder: Path, count: int) -> PreparedStore:
+    """Prepared scenes with a human plan, spread over all that there are, as one log."""
+    found = load_scenes(GOLDEN).values() if prepared is None else read_all(PreparedStore.open(prepared))
+    scenes = [scene for scene in found if scene.human_plan is not None]
     write_shard(folder / "log.arrow", scenes[:: max(1, len(scenes) // count)][:count])
     return PreparedStore.open(folder)
+
+
+def read_all(store: PreparedStore) -> Iterator[PreparedScene]:
+    return store.scenes(store.tokens)
 
 
 def write_bank(folder: Path, scenes: list[PreparedScene]) -> TokenBank:
@@ -83,39 +89,30 @@ def random_sampler(bank: TokenBank) -> ChainSampler:
     return chain_sampler(chain.eval(), bank, CONFIG.rows_per_chain_batch)
 
 
-def open_sources(options: argparse.Namespace, folder: Path) -> LabelSources:
-    """What the options name, or golden scenes and a policy of random weights."""
-    if options.bank is None:
-        store = golden_store(folder / "store", options.rows)
-        bank = write_bank(folder / "bank", list(store.scenes(store.tokens)))
-    else:
-        bank, store = TokenBank.open(options.bank), PreparedStore.open(options.prepared)
-    policy = options.policy
-    step = CONFIG.rows_per_chain_batch
-    sampler = random_sampler(bank) if policy is None else load_chain_sampler(policy, bank, step)
-    humans = bank.plan[bank.has_human].astype(np.float64)
-    vocabulary = fit_vocabulary(humans, CONFIG.proposals.vocabulary_size, np.random.default_rng(0))
-    return LabelSources(bank, store, rounded(vocabulary).astype(np.float64), sampler)
+def open_sources(store: PreparedStore, folder: Path) -> LabelSources:
+    """A bank of random tokens and a policy of random weights for all scenes of a store."""
+    bank = write_bank(folder, list(read_all(store)))
+    size = CONFIG.proposals.vocabulary_size
+    vocabulary = fit_vocabulary(bank.plan.astype(np.float64), size, np.random.default_rng(0))
+    return LabelSources(bank, store, rounded(vocabulary).astype(np.float64), random_sampler(bank))
 
 
 def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=Path, help="token bank of an experiment")
-    parser.add_argument("--prepared", type=Path, help="prepared scenes of its split")
-    parser.add_argument("--policy", type=Path, help="checkpoint of pretrain; random weights without")
+    parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="prepared scenes; golden ones without")
     parser.add_argument("--rows", type=int, default=40, help="bank rows of the one log that is labelled")
     parser.add_argument("--repeat", type=int, default=7, help="passes; the best is reported")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        sources = open_sources(options, Path(folder))
-        rows = max(rows_by_log(sources.bank, sources.store).values(), key=len)[: options.rows]
+        store = one_log(options.prepared, Path(folder) / "store", options.rows)
+        sources, rows = open_sources(store, Path(folder) / "bank"), np.arange(len(store))
         shard = Location.of(folder) / "log.parquet"
 
         def label() -> None:
@@ -133,7 +130,12 @@ def main() -> None:
         passes = [(seconds(label), seconds(score)) for _ in range(options.repeat)]
         labelling, scoring = np.min(passes, axis=0)
         count = labels.source.size
-        print(f"{len(rows)} rows, {count} plans, {shard.size_bytes() / count:.1f} bytes a label")
+        scenes = [context.scene for context in contexts]
+        polygons, objects = (
+            np.mean([len(getattr(scene, part)) for scene in scenes]) for part in ("polygons", "tracks")
+        )
+        print(f"{len(rows)} scenes of {polygons:.0f} polygons and {objects:.0f} objects on average")
+        print(f"{count} plans, {shard.size_bytes() / count:.1f} bytes a label")
         print(f"scoring alone: {count / scoring:.0f} plans/s")
         print(f"labelling: {count / labelling:.0f} plans/s, {100 * scoring / labelling:.0f} % of that")
 

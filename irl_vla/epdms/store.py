@@ -250,7 +250,7 @@ def _entries(folder: Location) -> dict[str, ShardEntry]:
 def _reader(shard: Location) -> Iterator[Any]:
     try:
         with shard.reading() as source:
-            reader = pa.ipc.open_file(source)
+            reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
             version = (reader.schema.metadata or {}).get(_VERSION_KEY)
             if version != _VERSION or not reader.schema.equals(_SCHEMA):
                 found = "no schema" if version is None else f"schema {version.decode()}"

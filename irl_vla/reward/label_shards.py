@@ -162,13 +162,16 @@ def _digits_of(raw: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     if not np.isin(doubled, (0.0, 1.0, 2.0)).all():
         names = [SUBSCORES[index] for index in _STEPPED]
         raise ValueError(f"labels: expected {', '.join(names)} of 0, 1/2 or 1, found {np.unique(doubled / 2.0)}")
-    number = np.asarray(doubled.astype(np.int64) @ _DIGITS)
-    return np.asarray(number, np.uint16)
+    number: NDArray[np.uint16] = np.asarray(doubled.astype(np.int64) @ _DIGITS, np.uint16)
+    return number
 
 
 def _centimetres(progress_m: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     """(R, P); no plan gets further than 655 m in 4 s."""
-    return np.clip(np.rint(progress_m * _PROGRESS_PER_M), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+    units: NDArray[np.uint16] = np.clip(np.rint(progress_m * _PROGRESS_PER_M), 0, np.iinfo(np.uint16).max).astype(
+        np.uint16
+    )
+    return units
 
 
 def _lists(values: NDArray[Any], rows: int) -> pa.ListArray:
