@@ -5,8 +5,8 @@ Labelling is what an actor of `irl-vla label` does with a log: chains of the pol
 preparing each scene, scoring, writing the shard. The baseline scores the very same plans in contexts that are prepared
 and in memory. Both are timed in turn, once everything is compiled, in processor time, and the best pass of each counts:
 other work on the machine only ever makes a pass slower. The policy has the default size and random weights, which cost
-what trained ones do. Scenes are those of a store of prepared scenes (`runs/NAME/shared/prepared/train`), else small ones
-out of the golden files.
+what trained ones do. Scenes are those of a store (`--prepared runs/NAME/shared/prepared/train`), else small ones out of
+the golden files.
 """
 
 import argparse

@@ -299,9 +299,9 @@ def _list_column(array: Any, kind: Any) -> Any:
 
 def _scene_from(batch: Any) -> PreparedScene:
     def array(name: str) -> Any:
-        cell = batch.column(name)[0]
+        values = batch.column(name).values
         # A copy, because the file is unmapped after reading.
-        return np.array(cell.values.to_numpy(zero_copy_only=False)).reshape(_ARRAYS[name][1])
+        return np.array(values.to_numpy(zero_copy_only=False)).reshape(_ARRAYS[name][1])
 
     has_traffic = batch.column(f"{_TRAFFIC}drivers")[0].is_valid
     has_human = batch.column("human_plan")[0].is_valid
