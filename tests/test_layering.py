@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "pipelines": {"stages"},
 }
 RAY_LAYERS = {"judge", "train", "rl", "stages", "cli", "pipelines"}
-RAY_MODULES = {"irl_vla/ledger/shards.py", "irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
+RAY_MODULES = {"irl_vla/ledger/shards.py", "irl_vla/reward/backends.py"}
 MODULES = {"irl_vla/reward/labels.py", "irl_vla/reward/backends.py"}
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
 

@@ -16,6 +16,7 @@ from irl_vla.ledger.tracking import child_runs, open_store
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.labels import open_labels
+from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 from irl_vla.stages.folders import TRAINED
@@ -86,6 +87,10 @@ def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
     labels = open_labels(chain.seed / "label")
     assert labels.tokens == tuple(banks["train"].token)
     assert labels.plans.shape[1] == experiment.label.proposals.count
+    known = (labels.source == SOURCES.index("vocabulary")).sum()
+    size_bytes = sum(path.stat().st_size for path in (chain.seed / "label").glob("*.parquet"))
+    assert labels.source.size >= 1000
+    assert size_bytes <= 40 * known + 80 * (labels.source.size - known), "docs/data.md: bytes of a label"
     for path in TRAINED.values():
         load_chain(chain.seed / path, perception_hash=banks["test"].perception_hash)
     reward = load_checkpoint(chain.seed / "train_reward" / "checkpoint", "reward")

@@ -144,6 +144,21 @@ def test_a_label_of_the_vocabulary_is_an_index(world, in_process, tmp_path):
         assert pq.read_table(path)["steps"].to_pylist() == [[], []]
 
 
+def test_labels_of_a_real_scorer_take_few_bytes(tmp_path_factory, in_process, tmp_path):
+    """Logs of two rows, whose files are mostly overhead, hold both bounds; those of many rows take a third of them."""
+    world = write_world(tmp_path_factory.mktemp("larger"), rows=24)
+    known = ProposalConfig(vocabulary_size=256, vocabulary=64, policy=0, denoising=0, human=0)
+    nothing = dict.fromkeys(("perturbed", "jittery", "off_road", "reversed", "hard_brake", "speeding", "manoeuvre"), 0)
+    for name, proposals, bound in (
+        ("known", known.with_overrides(nothing), 40.0),
+        ("own", ProposalConfig(vocabulary=1, perturbed=31, manoeuvre=31, policy=0, denoising=0), 80.0),
+    ):
+        labels = write(world, tmp_path / name, LabelConfig(proposals=proposals))
+        assert labels.source.size >= 1000
+        size_bytes = sum(path.stat().st_size for path in (tmp_path / name).glob("*.parquet"))
+        assert size_bytes / labels.source.size <= bound
+
+
 def test_labels_lie_in_an_object_store_as_well(world, in_process, tmp_path, bucket):
     here, there = write(world, tmp_path), write(world, bucket / "labels")
     assert here.fingerprint == there.fingerprint
