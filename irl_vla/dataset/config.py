@@ -24,6 +24,8 @@ class DataConfig(Config):
         maps_root: folder with ``nuplan-maps-v1.0.json`` and the four cities.
         splits_root: folder with ``<split>.yaml`` files.
         train, val, test: split names (file names without ``.yaml``).
+        skip_broken: leaves out logs that are missing or cannot be read, counted and named, when scenes are prepared or
+            judged; such figures stand on other scenes. False names them all and stops.
     """
 
     root: Path | None = None
@@ -32,6 +34,7 @@ class DataConfig(Config):
     train: str = "train"
     val: str = "val"
     test: str = "test"
+    skip_broken: bool = False
 
     @property
     def splits(self) -> dict[str, str]:

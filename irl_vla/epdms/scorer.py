@@ -188,16 +188,18 @@ def _checked(plans: Floats, token: str) -> Floats:
 
 def _with_rivals(context: ScoringContext, objects: Occupancy, human_objects: Occupancy | None) -> ScoringContext:
     """The context with the given traffic and, in it, the results that plans are compared with."""
-    scene = context.scene
-    path = interpolate_reference(scene.time_us, scene.reference_poses)
-    reference = _score(context, objects, simulate(scene.ego_state, path[None]))
-    human = context.human
+    scene, human = context.scene, context.human
+    paths = [interpolate_reference(scene.time_us, scene.reference_poses)[None]]
     if scene.human_plan is not None and human_objects is not None:
-        path = interpolate_plans(scene.time_us, scene.ego_state, scene.human_plan[None])
-        scores = _score(context, human_objects, simulate(scene.ego_state, path))
+        paths.append(interpolate_plans(scene.time_us, scene.ego_state, scene.human_plan[None]))
+    rollouts = simulate(scene.ego_state, np.concatenate(paths))
+    scores = _score(context, objects, rollouts)
+    rival = float((scores.progress_m * scores.multiplier)[0])
+    if len(paths) > 1 and human_objects is not None:
+        if human_objects is not objects:
+            scores = _score(context, human_objects, rollouts)
         # Scored alone and without history: EP compares the human with itself, and HC is granted.
-        human = _subscores(scores, normalise_progress(scores.progress_m, scores.multiplier, 0.0), np.ones(1))[0]
-    rival = float((reference.progress_m * reference.multiplier)[0])
+        human = _subscores(scores, normalise_progress(scores.progress_m, scores.multiplier, 0.0), np.ones(2))[1]
     return replace(context, objects=objects, reference_m=rival, human=human)
 
 

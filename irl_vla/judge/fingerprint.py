@@ -9,9 +9,12 @@ from typing import Any, Final, Literal
 
 from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.epdms.self_check import self_check
+from irl_vla.epdms.store import KIND, SCHEMA_VERSION
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.artefact import require_record
 from irl_vla.ledger.code import CodeVersion, code_version
-from irl_vla.ledger.files import MANIFEST_NAME, content_hash, write_text
+from irl_vla.ledger.files import content_hash, write_text
+from irl_vla.ledger.storage import Location
 
 MLFLOW_TAG: Final = "irl_vla.evaluator"
 _SUFFIX: Final = ".evaluator.json"
@@ -88,7 +91,7 @@ class Fingerprint:
 
 
 def fingerprint(
-    config: ScorerConfig, prepared: Sequence[Path], tokens: Iterable[str], rule: Rule = "one-stage"
+    config: ScorerConfig, prepared: Sequence[Path | Location], tokens: Iterable[str], rule: Rule = "one-stage"
 ) -> Fingerprint:
     """The evaluator that judges some frames; runs the self-check once a process.
 
@@ -97,7 +100,7 @@ def fingerprint(
         tokens: of the frames that are judged, any order.
 
     Raises:
-        CheckpointError: if the prepared scenes have no manifest.
+        CheckpointError: if the prepared scenes have no record.
     """
     judged, check = sorted(tokens), self_check()
     if not check.passed:
@@ -171,15 +174,10 @@ def sidecar(table: Path) -> Path:
     return table.with_suffix(_SUFFIX)
 
 
-def _prepared_from(folder: Path) -> Mapping[str, str]:
-    """Log name to hash of the file from which its scenes were prepared."""
-    try:
-        logs: dict[str, str] = json.loads((folder / MANIFEST_NAME).read_text())["inputs"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: expected the manifest of prepared scenes, found none ({error}); prepare the "
-            "split again"
-        ) from error
+def _prepared_from(folder: Path | Location) -> Mapping[str, str]:
+    """Log name to hash of the files from which its scenes were prepared."""
+    record = require_record(Location.of(folder), KIND, SCHEMA_VERSION, "prepare the split again")
+    logs: dict[str, str] = record.facts["logs"]
     return logs
 
 

@@ -1,15 +1,17 @@
-"""Prepares whole splits for scoring: in parallel over logs, one shard a log, resumable.
+"""Prepares whole splits for scoring: one shard a log, in parallel over logs, resumable.
 
-A scene that cannot be prepared does not stop the others: it is logged, and named with its reason in the manifest.
+A scene that cannot be prepared does not stop the others, nor does a log that cannot be read: what became of a log
+stands in its shard. Scenes that are left out are logged and named in the record; broken logs are an error that names
+all of them, unless they are to be left out.
 """
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from irl_vla.dataset.config import ViewConfig
 from irl_vla.dataset.layout import Dataset
@@ -20,17 +22,29 @@ from irl_vla.dataset.splits import Split, read_split
 from irl_vla.dataset.views import scene_views
 from irl_vla.epdms.inputs import prepare_scene
 from irl_vla.epdms.records import PreparedScene
-from irl_vla.epdms.store import SCHEMA_VERSION, SHARD_SUFFIX, PreparedStore, rebuild, write_shard
-from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.epdms.store import (
+    INDEX_NAME,
+    KIND,
+    SCHEMA_VERSION,
+    SHARD_SUFFIX,
+    PreparedStore,
+    ShardEntry,
+    read_entry,
+    read_index,
+    rebuild,
+    shard_names,
+    write_index,
+    write_shard,
+)
+from irl_vla.errors import LogFormatError, MapError, SceneError
 from irl_vla.judge.for_each import ForEach, one_by_one
-from irl_vla.ledger.files import MANIFEST_NAME, Manifest, content_hash, file_hash, read_manifest, write_text
+from irl_vla.ledger.artefact import Artefact, Identity, require_record
+from irl_vla.ledger.files import content_hash, file_hash
+from irl_vla.ledger.shards import clear_unfinished, shard_path
+from irl_vla.ledger.storage import RECORD_NAME, Location
 from irl_vla.scene import Scene
 
-KIND: Final = "prepared_scenes"
-SCHEMA: Final = SCHEMA_VERSION  # of the manifest: that of the shards
-
-_JOB_NAME: Final = "job.json"
-_REPORTS_NAME: Final = "logs"
+_SHOWN: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -45,47 +59,68 @@ class FailedScene:
 
 
 @dataclass(frozen=True, slots=True)
-class _LogReport:
-    """What became of a log, kept below the shards.
+class LogReport:
+    """What became of a log; the notes of its shard.
 
     Attributes:
         log_hash: of the log file; a shard of another content is made again.
         scenes: prepared ones, in the shard.
+        failed: scenes that could not be prepared.
         second_stage: token to hash of the file, of the second-stage scenes behind the log.
+        broken: why the log could not be read; empty if it could.
     """
 
     log_hash: str
     scenes: int
-    failed: tuple[FailedScene, ...]
+    failed: tuple[FailedScene, ...] = ()
     second_stage: Mapping[str, str] = field(default_factory=dict)
+    broken: str = ""
+
+    @property
+    def content(self) -> str:
+        """Hash of all files that the scenes of the log came from."""
+        if not self.second_stage:
+            return self.log_hash
+        return content_hash([self.log_hash, dict(self.second_stage)])
+
+    @classmethod
+    def of(cls, entry: ShardEntry) -> Self:
+        """Of a shard."""
+        failed = tuple(FailedScene(**item) for item in entry.notes["failed"])
+        return cls(**{**entry.notes, "failed": failed})
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class PrepareJob:
+    """What a worker needs.
+
+    Attributes:
+        split: name of the split.
+        logs: folder of its logs.
+        tokens: by log, the scenes to take; None takes all that the split selects.
+    """
+
     dataset: Dataset
     split: str
-    data_split: str
+    logs: Path
+    tokens: Mapping[str, Sequence[str] | None]
     views: ViewConfig | None
-    folder: Path
+    folder: Location
     seed: int
 
     def log_path(self, name: str) -> Path:
-        return self.dataset.log_folder(self.data_split) / f"{name}.pkl"
-
-    def shard(self, name: str) -> Path:
-        return self.folder / f"{name}{SHARD_SUFFIX}"
-
-    def report(self, name: str) -> Path:
-        return self.folder / _REPORTS_NAME / f"{name}.json"
+        """File of a log."""
+        return self.logs / f"{name}.pkl"
 
 
 def prepare_split(
     dataset: Dataset,
     split: str,
     views: ViewConfig | None,
-    folder: Path,
+    folder: Path | Location,
     seed: int,
     *,
+    skip_broken: bool = False,
     for_each: ForEach = one_by_one,
 ) -> PreparedStore:
     """Prepares all scenes of a split; logs that were finished before, and have not changed, are kept.
@@ -96,52 +131,44 @@ def prepare_split(
         views: also prepares shifted-ego views of every scene; None prepares the scenes alone.
         folder: of the store.
         seed: of the views.
+        skip_broken: leaves logs out that cannot be read, and names them in the record, instead of stopping there.
         for_each: where the work runs.
 
     Raises:
-        CheckpointError: if the folder holds scenes of another split, view configuration, seed or schema.
+        ConfigError: if the folder holds scenes of another split, view configuration, seed or schema.
+        LogFormatError: naming the logs that cannot be read, once all others are done.
         SceneError: if not one scene could be prepared.
+        CheckpointError: if a shard is damaged.
         ClusterError: if workers are lost; finished logs are kept for the next call.
-        IrlVlaError: of the data set, if a log or a map cannot be read.
     """
     selection = read_split(dataset, split)
-    job = _Job(dataset, split, selection.data_split, views, folder, seed)
-    config = _what_matters(selection, views)
-    tokens_by_log = _tokens_by_log(dataset, selection)
-    _begin(job, content_hash({"config": config, "seed": seed}), tokens_by_log)
-    reports = {name: report for name in tokens_by_log if (report := _finished(job, name)) is not None}
-    missing = {name: (name, tokens) for name, tokens in tokens_by_log.items() if name not in reports}
-    log.info("prepare: split %s has %d logs, %d of them to do", split, len(tokens_by_log), len(missing))
-    for name, report in for_each("prepare", partial(_prepare_shard, job), missing):
-        reports[name] = report
-        for failure in report.failed:
-            log.warning("prepare: scene %s of log %s left out: %s", failure.token, name, failure.reason)
-    failed = [failure for name in sorted(reports) for failure in reports[name].failed]
-    scenes = sum(report.scenes for report in reports.values())
-    if failed:
-        log.warning("prepare: %d of %d scenes left out, see %s", len(failed), len(failed) + scenes, MANIFEST_NAME)
-    if scenes == 0:
-        reason = failed[0].reason if failed else "its filter keeps no window"
-        raise SceneError(f"split {split!r}: expected scenes, none could be prepared ({reason}); correct the split")
-    Manifest(
-        kind=KIND,
-        schema=SCHEMA,
-        config=config,
-        seed=seed,
-        inputs={name: _content(reports[name]) for name in sorted(reports)},
-        extra={"scenes": scenes, "failed": [asdict(failure) for failure in failed]},
-    ).write(folder)
-    return PreparedStore.open(folder)
+    tokens, place = _tokens_by_log(dataset, selection), Location.of(folder)
+    job = PrepareJob(dataset, split, dataset.log_folder(selection.data_split), tokens, views, place, seed)
+    artefact = Artefact(place, _identity(selection, views, seed), "prepare the split again (`irl-vla STAGE CONFIG`)")
+    whole = artefact.is_whole()
+    entries = _current(job, _entries(place, whole=whole), skip_broken=skip_broken)
+    missing = [name for name in tokens if name not in entries]
+    if whole and not missing and shard_names(place) == _shards_of(tokens):
+        return PreparedStore.open(place)
+    log.info("prepare: split %s has %d logs, %d of them to do", split, len(tokens), len(missing))
+    artefact.begin()
+    _clear(job)
+    for name, _ in for_each(f"prepare {split}", partial(write_log, job), {name: name for name in missing}):
+        entries[name] = read_entry(shard_path(place, name, SHARD_SUFFIX))
+    facts = _facts({name: LogReport.of(entries[name]) for name in sorted(entries)}, split, skip_broken=skip_broken)
+    write_index(place, {f"{name}{SHARD_SUFFIX}": entry for name, entry in entries.items()})
+    artefact.finish(facts)
+    return PreparedStore.open(place)
 
 
-def failed_scenes(folder: Path) -> list[FailedScene]:
+def failed_scenes(folder: Path | Location) -> list[FailedScene]:
     """Scenes that a finished store lacks.
 
     Raises:
         CheckpointError: if the store is not finished.
     """
-    manifest = read_manifest(folder, KIND, SCHEMA, "prepare the split again")
-    return [FailedScene(**failure) for failure in manifest.extra["failed"]]
+    record = require_record(Location.of(folder), KIND, SCHEMA_VERSION, rebuild(folder))
+    return [FailedScene(**failure) for failure in record.facts["failed"]]
 
 
 def prepare_log(
@@ -169,6 +196,22 @@ def prepare_log(
     return prepared, failed
 
 
+def write_log(job: PrepareJob, name: str) -> int:
+    """Prepares a log; one that cannot be read gets an empty shard that says why. Returns its scenes."""
+    log_hash = file_hash(job.log_path(name))
+    scenes: list[PreparedScene] = []
+    try:
+        scenes, failed = prepare_log(job.dataset, job.split, name, job.tokens[name], job.views, seed=job.seed)
+        seen = [*(scene.token for scene in scenes), *(failure.token for failure in failed)]
+        behind = [token for token in seen if len(token) == TOKEN_LENGTH]
+        second_stage = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in behind}
+        report = LogReport(log_hash, len(scenes), tuple(failed), second_stage)
+    except (LogFormatError, MapError, SceneError) as error:
+        report = LogReport(log_hash, 0, broken=str(error))
+    write_shard(shard_path(job.folder, name, SHARD_SUFFIX), scenes, asdict(report))
+    return len(scenes)
+
+
 def _with_views(scene: Scene, views: ViewConfig | None, seed: int) -> list[Scene]:
     # Nobody drove second-stage scenes, so there is no path from which their views could be shifted.
     return [scene] if views is None or scene.is_synthetic else [scene, *scene_views(scene, views, seed)]
@@ -177,7 +220,7 @@ def _with_views(scene: Scene, views: ViewConfig | None, seed: int) -> list[Scene
 def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | None]:
     """Logs of a split and what to take of them: all that the split selects (None), or named tokens.
 
-    A limit on the number of scenes runs over all logs, which a task that sees one log cannot know.
+    A limit on the number of scenes runs over all logs, which an actor that sees one log cannot know.
     """
     if selection.scene_filter.max_scenes is None:
         return dict.fromkeys(split_logs(dataset, selection.name))
@@ -189,74 +232,97 @@ def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | 
     return tokens
 
 
-def _content(report: _LogReport) -> str:
-    """Hash of all files that the scenes of a log came from."""
-    if not report.second_stage:
-        return report.log_hash
-    return content_hash([report.log_hash, dict(report.second_stage)])
-
-
-def _what_matters(selection: Split, views: ViewConfig | None) -> dict[str, Any]:
+def _identity(selection: Split, views: ViewConfig | None, seed: int) -> Identity:
+    """What decides the scenes beside the logs themselves, whose hashes stand in the shards: one may change alone."""
+    rule = selection.scene_filter.decisive()
+    # A hash of what can be a hundred thousand tokens.
+    rule |= {name: content_hash(rule[name]) for name in ("tokens", "log_names") if rule[name] is not None}
     pairs = [[pair.now, pair.previous, *pair.second_tokens] for pair in selection.stage_pairs]
-    return ({"stage_pairs": content_hash(pairs)} if pairs else {}) | {
+    settings = {
         "split": selection.name,
         "data_split": selection.data_split,
-        "scene_filter": selection.scene_filter.model_dump(mode="json"),
-        "views": None if views is None else views.model_dump(mode="json"),
+        "scene_filter": rule,
+        "stage_pairs": content_hash(pairs) if pairs else None,
+        "views": None if views is None else views.decisive(),
+    }
+    return Identity(KIND, SCHEMA_VERSION, settings, inputs={}, seeds={"data_seed": seed})
+
+
+def _entries(folder: Location, *, whole: bool) -> dict[str, ShardEntry]:
+    """What is there of logs, from the index of a whole store or else from the shards themselves."""
+    found = read_index(folder) if whole else {name: read_entry(folder / name) for name in shard_names(folder)}
+    return {name.removesuffix(SHARD_SUFFIX): entry for name, entry in found.items()}
+
+
+def _current(job: PrepareJob, entries: Mapping[str, ShardEntry], *, skip_broken: bool) -> dict[str, ShardEntry]:
+    """The entries of logs of the split that are as they were when their shards were made."""
+    there = set(shard_names(job.folder)) & set(_shards_of(job.tokens))
+    known = {name: entry for name, entry in entries.items() if f"{name}{SHARD_SUFFIX}" in there}
+
+    def is_current(name: str) -> bool:
+        report = LogReport.of(known[name])
+        if report.broken and not skip_broken:
+            return False
+        now = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in report.second_stage}
+        same = report.log_hash == file_hash(job.log_path(name)) and now == report.second_stage
+        if not same:
+            log.info("prepare: log %s has changed, its scenes are prepared again", name)
+        return same
+
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        same = dict(zip(known, pool.map(is_current, known), strict=True))
+    return {name: entry for name, entry in known.items() if same[name]}
+
+
+def _clear(job: PrepareJob) -> None:
+    """Removes the index, what a killed worker left, and shards of logs that the split no longer has."""
+    clear_unfinished(job.folder)
+    (job.folder / INDEX_NAME).delete()
+    for name in sorted(set(shard_names(job.folder)) - set(_shards_of(job.tokens))):
+        log.warning("prepare: %s removed: its log is no longer part of split %s", job.folder / name, job.split)
+        (job.folder / name).delete()
+
+
+def _facts(reports: Mapping[str, LogReport], split: str, *, skip_broken: bool) -> dict[str, Any]:
+    """Of the record; tells what is left out.
+
+    Raises:
+        LogFormatError: for broken logs, unless they are to be left out.
+        SceneError: if there is no scene.
+    """
+    failed = [failure for report in reports.values() for failure in report.failed]
+    broken = {name: report.broken for name, report in reports.items() if report.broken}
+    scenes = sum(report.scenes for report in reports.values())
+    for failure in failed:
+        log.warning("prepare: scene %s of log %s left out: %s", failure.token, failure.log_name, failure.reason)
+    if failed:
+        log.warning("prepare: %d of %d scenes left out, see %s", len(failed), len(failed) + scenes, RECORD_NAME)
+    if broken and not skip_broken:
+        raise LogFormatError(
+            f"split {split!r}: expected {len(reports)} logs, found {len(broken)} that cannot be read: "
+            f"{'; '.join(_shortened(broken))}; mend them (`irl-vla check-data` names every fault), or set "
+            "data.skip_broken=true to leave them out"
+        )
+    if broken:
+        log.warning("prepare: %d of %d logs left out: %s", len(broken), len(reports), "; ".join(_shortened(broken)))
+    if scenes == 0:
+        reason = next(iter([*broken.values(), *(failure.reason for failure in failed)]), "its filter keeps no window")
+        raise SceneError(f"split {split!r}: expected scenes, none could be prepared ({reason}); correct the split")
+    return {
+        "scenes": scenes,
+        "failed": [asdict(failure) for failure in failed],
+        "broken_logs": broken,
+        "logs": {name: report.content for name, report in reports.items()},
     }
 
 
-def _begin(job: _Job, fingerprint: str, names: Mapping[str, object]) -> None:
-    """Claims the folder for this job, or checks that it is this job's; clears what a killed worker left."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    path = job.folder / _JOB_NAME
-    if path.exists():
-        before = json.loads(path.read_text())
-        found, schema = before["fingerprint"], before.get("schema", 1)
-        if schema != SCHEMA:
-            raise CheckpointError(
-                f"{job.folder}: expected prepared scenes of schema {SCHEMA}, found those of schema {schema}; "
-                f"{rebuild(job.folder)}"
-            )
-        if found != fingerprint:
-            raise CheckpointError(
-                f"{job.folder}: expected scenes prepared by job {fingerprint}, found those of job {found} "
-                "(another split, view configuration or seed); prepare into another folder, or delete this one"
-            )
-    for left in job.folder.glob(".*"):
-        left.unlink()
-    (job.folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for shard in job.folder.glob(f"*{SHARD_SUFFIX}"):
-        if shard.stem not in names:
-            log.warning("prepare: %s removed: its log is no longer part of split %s", shard, job.split)
-            shard.unlink()
-    write_text(path, json.dumps({"fingerprint": fingerprint, "schema": SCHEMA}))
+def _shortened(broken: Mapping[str, str]) -> Iterator[str]:
+    """The first few broken logs, and how many there are beside them."""
+    for name in list(broken)[:_SHOWN]:
+        yield f"{name}: {broken[name]}"
+    if len(broken) > _SHOWN:
+        yield f"and {len(broken) - _SHOWN} more"
 
 
-def _finished(job: _Job, name: str) -> _LogReport | None:
-    """The report of a log whose shard is whole and made of the log as it is now."""
-    if not (job.shard(name).exists() and job.report(name).exists()):
-        return None
-    values = json.loads(job.report(name).read_text())
-    second_stage = values.get("second_stage", {})  # absent in reports of splits of one stage, as they were before
-    now = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in second_stage}
-    if values["log_hash"] != file_hash(job.log_path(name)) or now != second_stage:
-        log.info("prepare: log %s has changed, its scenes are prepared again", name)
-        return None
-    failed = tuple(FailedScene(**item) for item in values["failed"])
-    return _LogReport(values["log_hash"], values["scenes"], failed, second_stage)
-
-
-def _prepare_shard(job: _Job, selected: tuple[str, Sequence[str] | None]) -> _LogReport:
-    name, tokens = selected
-    log_hash = file_hash(job.log_path(name))
-    scenes, failed = prepare_log(job.dataset, job.split, name, tokens, job.views, seed=job.seed)
-    seen = [*(scene.token for scene in scenes), *(failure.token for failure in failed)]
-    behind = [token for token in seen if len(token) == TOKEN_LENGTH]
-    second_stage = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in behind}
-    report = _LogReport(log_hash, len(scenes), tuple(failed), second_stage)
-    # The shard comes last: while it is absent, the log counts as not done.
-    job.shard(name).unlink(missing_ok=True)
-    write_text(job.report(name), json.dumps(asdict(report)))
-    write_shard(job.shard(name), scenes)
-    return report
+def _shards_of(names: Mapping[str, object]) -> list[str]:
+    return sorted(f"{name}{SHARD_SUFFIX}" for name in names)

@@ -15,7 +15,7 @@ from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import LAYOUTS_NAME, all_windows, read_split
 from irl_vla.dataset.whole_logs import whole_logs
 from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
-from irl_vla.epdms.store import PreparedStore, rebuild
+from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.judge.for_each import ForEach, in_processes
 from irl_vla.judge.judgement import (
@@ -30,9 +30,11 @@ from irl_vla.judge.judgement import (
 from irl_vla.judge.one_stage import FrameId, frames_of_refs, unfit_plans
 from irl_vla.judge.plan_file import PlanFile, read_plan_file
 from irl_vla.judge.plan_inspection import inspect_files
-from irl_vla.judge.prepare import KIND, SCHEMA, failed_scenes, prepare_split
+from irl_vla.judge.prepare import failed_scenes, prepare_split
 from irl_vla.judge.tables import write_csv
-from irl_vla.ledger.files import MANIFEST_NAME, content_hash, read_manifest
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.files import content_hash
+from irl_vla.ledger.storage import Location
 
 BAD_TOKENS_NAME: Final = "bad_tokens.csv"
 PLAN_FAULTS_NAME: Final = "plan_faults.json"
@@ -192,12 +194,12 @@ def _prepared(job: ScoreJob, dataset: Dataset, for_each: ForEach) -> PreparedSto
     log.info("score: prepared scenes in %s", folder)
     seed = 0  # of shifted views, which are not made here; a folder that an experiment filled has its own
     split = job.split
-    if (folder / MANIFEST_NAME).exists():
-        manifest = read_manifest(folder, KIND, SCHEMA, rebuild(folder))
-        seed = manifest.seed
-        if manifest.config.get("split") == all_windows(split):  # from which the scenes of the split were chosen
+    record = find_record(Location.of(folder))
+    if record is not None:
+        seed = record.identity.seeds["data_seed"]
+        if record.identity.settings["split"] == all_windows(split):  # from which the scenes of the split were chosen
             split = all_windows(split)
-    return prepare_split(dataset, split, None, folder, seed, for_each=for_each)
+    return prepare_split(dataset, split, None, folder, seed, skip_broken=job.skip_broken, for_each=for_each)
 
 
 def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadToken]:

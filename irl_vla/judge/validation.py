@@ -12,6 +12,7 @@ from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.judge.bank_plans import bank_plans, frames_of_bank
 from irl_vla.judge.one_stage import prepared_frames, score_split
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.backends import make_backend
@@ -24,7 +25,7 @@ class ValidationSpec:
     """Token bank, prepared scenes and reward checkpoint with which a policy is validated."""
 
     bank: Path
-    prepared: Path
+    prepared: Path | Location
     reward: Path
     scorer: ScorerConfig
 

@@ -58,6 +58,13 @@ def missing_shards(folder: Location, names: Sequence[str], suffix: str) -> list[
     return [name for name in names if f"{name}{suffix}" not in there]
 
 
+def clear_unfinished(folder: Location) -> None:
+    """Removes temporary files of writers that were killed; for the driver, before it starts its own."""
+    for name in folder.children():
+        if name.startswith("."):
+            (folder / name).delete()
+
+
 def write_shards(
     writer: Callable[..., ShardWriter], arguments: tuple[Any, ...], sizes: Mapping[str, int], plan: ShardPlan
 ) -> None:
@@ -95,12 +102,14 @@ def write_shards(
 
 
 class _Actor:
-    """Ray Data's side of a writer."""
+    """Ray Data's side of a writer, which is made with the first shard: Ray hides errors of an actor's constructor."""
 
     def __init__(self, writer: Callable[..., ShardWriter], arguments: tuple[Any, ...]) -> None:
-        self._write = writer(*arguments)
+        self._writer, self._arguments = writer, arguments
+        self._write: ShardWriter | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        self._write = self._write or self._writer(*self._arguments)
         return {"rows": [self._write(str(batch["shard"][0]))]}
 
 

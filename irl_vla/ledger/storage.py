@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from irl_vla.errors import StorageError
@@ -101,6 +102,21 @@ class Location:
             system, path = self._system()
             with system.open_input_stream(path) as stream:
                 return bytes(stream.read())
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """Yields the file, open for reading at random: of a remote one only the parts that are read are fetched.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        if self.is_local:
+            with pa.memory_map(str(self.path)) as stream:
+                yield stream
+            return
+        system, path = self._system()
+        with system.open_input_file(path) as stream:
+            yield stream
 
     def read_text(self) -> str:
         """The whole file as UTF-8."""

@@ -38,7 +38,7 @@ class ProposalConfig(Config):
     ``policy`` and ``denoising`` go to the vocabulary.
     """
 
-    vocabulary_size: int = Field(default=256, gt=1)
+    vocabulary_size: int = Field(default=256, gt=1, lt=2**15)
     vocabulary_speed_scale_mps: float = Field(default=2.0, gt=0.0)
     human: int = Field(default=1, ge=0, le=1)
     vocabulary: int = Field(default=16, ge=1)
@@ -73,13 +73,11 @@ class LabelConfig(Config):
     """Labelling: which proposals, and how the work is cut.
 
     Attributes:
-        rows_per_shard: bank rows in one Parquet file: what a killed run loses at most, per worker.
         rows_per_chain_batch: rows whose policy chains are sampled in one forward pass.
         workers: Ray Data actors of one CPU each.
     """
 
     proposals: ProposalConfig = ProposalConfig()
-    rows_per_shard: int = speed_only(128, gt=0)
     rows_per_chain_batch: int = speed_only(32, gt=0)
     workers: int = speed_only(1, gt=0)
 

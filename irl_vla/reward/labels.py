@@ -1,54 +1,43 @@
-"""Label set: proposals of every bank row with their raw sub-scores, as resumable Parquet shards.
+"""Label set: proposals of every bank row with their raw sub-scores, one resumable shard a log.
 
-A Ray Data actor proposes, scores in its own process and writes one whole shard at a time under a temporary name, so
-a killed run loses at most the shard that each worker had in hand. The manifest is written last. Labels are raw: the
-human filter is applied when they are read.
+A Ray actor proposes, scores in its own process and writes a log's shard when it is whole; it keeps the scoring context
+of one row at a time. Labels are raw: the human filter is applied when they are read.
 """
 
-import json
+import io
 import logging
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import ray.data
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from irl_vla.config import validated
 from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.geometry import Floats
-from irl_vla.ledger.files import (
-    MANIFEST_NAME,
-    Manifest,
-    atomic_path,
-    content_hash,
-    file_hash,
-    read_manifest,
-    write_text,
-)
+from irl_vla.ledger.artefact import Artefact, Identity, require_record
+from irl_vla.ledger.files import MANIFEST_NAME, file_hash
+from irl_vla.ledger.shards import ShardPlan, clear_unfinished, missing_shards, shard_path, write_shards
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.chains import load_chain_sampler
 from irl_vla.reward.config import LabelConfig, RewardWeights
+from irl_vla.reward.label_shards import SUFFIX, LabelledRows, join_rows, read_label_shard, write_label_shard
+from irl_vla.reward.plan_codes import decode_plans, encode_plans, rounded
 from irl_vla.reward.proposals import SOURCES, ChainSampler, RowFacts, fit_vocabulary, propose
 from irl_vla.reward.weights import gates, reward
-from irl_vla.scene import FUTURE_FRAMES, SUBSCORES
+from irl_vla.scene import SUBSCORES
 
-SCHEMA: Final = 2
-KIND: Final = "label_set"
+SCHEMA: Final = 3
+KIND: Final = "labels"
 REMEDY: Final = "run `irl-vla label` again"
-_JOB_NAME: Final = "job.json"
-_VOCABULARY_NAME: Final = "vocabulary.npy"
-_FINGERPRINT_KEY: Final = b"irl_vla.judge.fingerprint"
+_VOCABULARY_NAME: Final = "vocabulary_codes.npy"
+_SHOWN: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +53,20 @@ class LabelInputs:
     """
 
     bank: Path
-    store: Path
+    store: Path | Location
     policy: Path | None = None
 
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Everything a labelling worker needs, as paths and numbers.
+    """Everything a labelling actor needs, as paths and numbers.
 
     Attributes:
-        fingerprint: of the label set's manifest; stands in every shard.
+        fingerprint: of the label set; stands in every shard.
     """
 
     inputs: LabelInputs
-    folder: Path
+    folder: Location
     config: LabelConfig
     scorer: ScorerConfig
     seed: int
@@ -93,13 +82,13 @@ class LabelSet:
         rows: (R,) bank rows, increasing.
         plans: (R, P, 8, 3) as they were scored, ego frame.
         source: (R, P) index into ``SOURCES``.
-        raw: (R, P, 9) sub-scores before the human filter, EC NaN.
-        progress_m: (R, P) raw progress along the centreline.
+        raw: (R, P, 9) sub-scores before the human filter, EC NaN; EP to 1e-5, the others exact.
+        progress_m: (R, P) raw progress along the centreline, to 5 mm.
         reference_m: (R,) progress of the reference times its gates, the rival in EP.
         human: (R, 9) sub-scores of the human alone; NaN where there is none.
-        vocabulary: (V, 8, 3) human plans that the proposals drew from.
+        vocabulary: (V, 8, 3) human plans that the proposals drew from, as they were scored.
         human_filter: True if the score that was configured forgives what the human does wrong too.
-        fingerprint: of the manifest.
+        fingerprint: of the record.
     """
 
     tokens: tuple[str, ...]
@@ -132,224 +121,237 @@ def mean_labels(labels: LabelSet) -> dict[str, float]:
     return means
 
 
-def write_labels(inputs: LabelInputs, folder: Path, config: LabelConfig, scorer: ScorerConfig, seed: int) -> LabelSet:
-    """Labels all bank rows that have a prepared scene; finished shards of an interrupted run are kept.
+def write_labels(
+    inputs: LabelInputs, folder: Path | Location, config: LabelConfig, scorer: ScorerConfig, seed: int
+) -> LabelSet:
+    """Labels all bank rows that have a prepared scene; finished logs of an interrupted run are kept.
 
     Raises:
-        CheckpointError: if no row has a prepared scene, or the folder holds shards of another configuration.
-        ConfigError: for reactive traffic, which leaves some plans without a score.
+        CheckpointError: if no row has a prepared scene.
+        ConfigError: if the folder holds labels of other settings or inputs, or for reactive traffic, which leaves some
+            plans without a score.
+        ClusterError: if Ray loses the actors.
     """
     if scorer.traffic != "replay":
         raise ConfigError(f"labels: scorer.traffic: expected 'replay', found {scorer.traffic!r}")
-    opened, scenes = TokenBank.open(inputs.bank), PreparedStore.open(inputs.store)
-    rows = _joined_rows(opened, scenes)
-    manifest = Manifest(
-        kind=KIND,
-        schema=SCHEMA,
-        config={"label": _what_matters(config), "scorer": scorer.model_dump(mode="json")},
-        seed=seed,
-        inputs=_input_hashes(inputs, opened, scenes),
-        extra={
-            "rows": len(rows),
-            "rows_without_scene": len(opened.token) - len(rows),
-            "proposals": config.proposals.count,
-            "sources": list(SOURCES),
-            "subscores": list(SUBSCORES),
-        },
-    )
-    _begin(folder, manifest, opened, config, seed)
-    job = LabelJob(inputs, folder, config, scorer, seed, manifest.fingerprint)
-    shards = [rows[i : i + config.rows_per_shard] for i in range(0, len(rows), config.rows_per_shard)]
-    missing = [index for index in range(len(shards)) if not _shard_path(folder, index).exists()]
-    log.info("labels: %d rows in %d shards, %d of them to do", len(rows), len(shards), len(missing))
-    if missing:
-        _run(job, [(index, shards[index]) for index in missing])
-    manifest.write(folder)
-    return open_labels(folder)
+    bank, store, place = TokenBank.open(inputs.bank), PreparedStore.open(inputs.store), Location.of(folder)
+    artefact = Artefact(place, _identity(inputs, bank, store, config, scorer, seed=seed), REMEDY)
+    if artefact.is_whole():
+        return open_labels(place)
+    rows = rows_by_log(bank, store)
+    artefact.begin()
+    clear_unfinished(place)
+    _write_vocabulary(place, bank, config, seed)
+    job = LabelJob(inputs, place, config, scorer, seed, artefact.fingerprint)
+    missing = missing_shards(place, list(rows), SUFFIX)
+    log.info("labels: %d rows of %d logs, %d logs to do", sum(map(len, rows.values())), len(rows), len(missing))
+    sizes = {name: len(rows[name]) * config.proposals.count for name in missing}
+    write_shards(LogLabeller, (job,), sizes, ShardPlan("labels", "plans", config.workers))
+    artefact.finish(_facts(place, bank, rows, config))
+    return open_labels(place)
 
 
-def open_labels(folder: Path) -> LabelSet:
+def open_labels(folder: Path | Location) -> LabelSet:
     """Reads a finished label set into memory (about 10 kB a row of 64 proposals).
 
     Raises:
-        CheckpointError: if it is not finished, of another schema, or a shard belongs to another run.
+        CheckpointError: if it is not finished, of another schema, or a shard is lost or belongs to another run.
     """
-    manifest = read_manifest(
-        folder, KIND, SCHEMA, f"{REMEDY}; if its schema is an older one, remove it first (`rm -r {folder}`)"
-    )
-    count = int(manifest.extra["proposals"])
-    scorer = validated(ScorerConfig, manifest.config["scorer"], source=str(folder))
-    tables = [_read_shard(path, manifest.fingerprint) for path in sorted(folder.glob("shard-*.parquet"))]
-    table = pa.concat_tables(tables)
-    if table.num_rows != manifest.extra["rows"]:
+    place = Location.of(folder)
+    record = require_record(place, KIND, SCHEMA, REMEDY)
+    count, logs = int(record.facts["proposals"]), dict(record.facts["logs"])
+    lost = missing_shards(place, list(logs), SUFFIX)
+    if lost:
         raise CheckpointError(
-            f"{folder}: expected {manifest.extra['rows']} labelled rows, found {table.num_rows}; {REMEDY}"
+            f"{place}: expected labels of {len(logs)} logs, found none of {len(lost)}, first {lost[0]}; delete "
+            f"the folder and {REMEDY}"
         )
+    here, vocabulary = Location.of(place.local()), _read_vocabulary(place)
+    labels = join_rows(
+        [read_label_shard(shard_path(here, name, SUFFIX), vocabulary, count, record.fingerprint) for name in logs]
+    )
+    if len(labels) != record.facts["rows"]:
+        raise CheckpointError(f"{place}: expected {record.facts['rows']} labelled rows, found {len(labels)}; {REMEDY}")
+    if (np.diff(labels.rows) < 0).any():
+        labels = labels.take(np.argsort(labels.rows))
+    scorer = validated(ScorerConfig, record.identity.settings["scorer"], source=str(place))
     return LabelSet(
-        tokens=tuple(table["token"].to_pylist()),
-        rows=table["row"].to_numpy().astype(np.int64),
-        plans=_matrix(table, "plans", (count, FUTURE_FRAMES, 3)),
-        source=_matrix(table, "source", (count,)),
-        raw=_matrix(table, "subscores", (count, len(SUBSCORES))),
-        progress_m=_matrix(table, "progress_m", (count,)),
-        reference_m=table["reference_m"].to_numpy(),
-        human=_matrix(table, "human", (len(SUBSCORES),)),
-        vocabulary=np.load(folder / _VOCABULARY_NAME),
+        tokens=tuple(labels.tokens.tolist()),
+        rows=labels.rows,
+        plans=labels.plans,
+        source=labels.source,
+        raw=labels.raw,
+        progress_m=labels.progress_m,
+        reference_m=labels.reference_m,
+        human=labels.human,
+        vocabulary=vocabulary,
         human_filter=scorer.human_filter and scorer.filter_convention == "corrected",
-        fingerprint=manifest.fingerprint,
+        fingerprint=record.fingerprint,
     )
 
 
-class ShardLabeller:
-    """Ray Data actor: labels whole shards; bank, prepared scenes and policy are opened once."""
+def labels_fingerprint(folder: Path | Location) -> str:
+    """Of a finished label set.
 
-    def __init__(self, job: LabelJob) -> None:
-        self._job = job
-        self._bank = TokenBank.open(job.inputs.bank)
-        self._store = PreparedStore.open(job.inputs.store)
-        self._vocabulary = np.load(job.folder / _VOCABULARY_NAME)
-        self._sampler: ChainSampler | None = None
-        if job.inputs.policy is not None:
-            self._sampler = load_chain_sampler(job.inputs.policy, self._bank, job.config.rows_per_chain_batch)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Labels the shard of a batch of one; returns how many plans it took how long."""
-        started = time.perf_counter()
-        index, rows = int(batch["shard"][0]), np.asarray(batch["rows"][0], np.int64)
-        columns = label_rows(rows, self._bank, self._store, self._vocabulary, self._sampler, job=self._job)
-        table = columns.replace_schema_metadata({_FINGERPRINT_KEY: self._job.fingerprint.encode()})
-        with atomic_path(_shard_path(self._job.folder, index)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-        plans = len(rows) * self._job.config.proposals.count
-        return {"shard": [index], "plans": [plans], "seconds": [time.perf_counter() - started]}
+    Raises:
+        CheckpointError: if it is not finished or of another schema.
+    """
+    return require_record(Location.of(folder), KIND, SCHEMA, REMEDY).fingerprint
 
 
-def label_rows(
-    rows: NDArray[np.int64],
-    bank: TokenBank,
-    store: PreparedStore,
-    vocabulary: Floats,
-    sampler: ChainSampler | None,
-    *,
-    job: LabelJob,
-) -> pa.Table:
-    """Proposes and scores in this process; one record a row."""
-    history = bank.ego_history[rows].astype(np.float64)
-    facts = RowFacts(
-        rows,
-        np.hypot(history[:, -1, 3], history[:, -1, 4]),
-        bank.plan[rows].astype(np.float64),
-        bank.has_plan[rows],
-        bank.has_human[rows],
-    )
-    proposals = propose(facts, vocabulary, sampler, job.config.proposals, job.seed)
-    tokens = [str(bank.token[row]) for row in rows]
-    contexts = [scoring_context(store[token]) for token in tokens]
-    scored = [
-        # Scored as stored: a label can be reproduced from its shard.
-        score_in_context(context, plans.astype(np.float64), job.scorer)
-        for context, plans in zip(contexts, proposals.plans, strict=True)
-    ]
-    missing = np.full(len(SUBSCORES), np.nan)
-    return pa.table(
-        {
-            "token": pa.array(tokens),
-            "row": pa.array(rows.astype(np.int32)),
-            "plans": _fixed(proposals.plans, np.float32),
-            "source": _fixed(proposals.source, np.int8),
-            "subscores": _fixed(np.stack([item.raw for item in scored]), np.float32),
-            "progress_m": _fixed(np.stack([item.progress_m for item in scored]), np.float32),
-            "reference_m": pa.array(np.array([context.reference_m for context in contexts], np.float32)),
-            "human": _fixed(np.stack([missing if item.human is None else item.human for item in scored]), np.float32),
-        }
-    )
+def rows_by_log(bank: TokenBank, store: PreparedStore) -> dict[str, NDArray[np.int64]]:
+    """Log name to its bank rows that have a prepared scene, increasing; the others are counted and named.
 
-
-def _joined_rows(bank: TokenBank, store: PreparedStore) -> NDArray[np.int64]:
-    known = set(store.tokens)
-    rows = np.array([row for row, token in enumerate(bank.token) if str(token) in known], np.int64)
-    if not len(rows):
+    Raises:
+        CheckpointError: if there is none.
+    """
+    known = np.array([str(token) in store for token in bank.token], np.bool_)
+    if not known.any():
         raise CheckpointError(
             "labels: expected prepared scenes of the token bank's rows, found none in common; "
             "write bank and prepared scenes from the same split and views"
         )
-    if len(rows) < len(bank.token):
-        log.warning("labels: %d of %d bank rows have no prepared scene", len(bank.token) - len(rows), len(bank.token))
-    return rows
+    if not known.all():
+        first = ", ".join(bank.token[~known][:_SHOWN].tolist())
+        log.warning("labels: %d of %d bank rows have no prepared scene, e.g. %s", (~known).sum(), len(known), first)
+    rows = np.flatnonzero(known)
+    order = rows[np.argsort(bank.log_name[rows], kind="stable")]
+    names, starts = np.unique(bank.log_name[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _what_matters(config: LabelConfig) -> dict[str, Any]:
-    """The configuration without what only says how the work is spread."""
-    return config.model_dump(mode="json", exclude={"workers"})
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelSources:
+    """What an actor has opened.
+
+    Attributes:
+        vocabulary: (V, 8, 3) rounded plans.
+        sampler: denoising chains of the policy, or None without one.
+    """
+
+    bank: TokenBank
+    store: PreparedStore
+    vocabulary: Floats
+    sampler: ChainSampler | None
 
 
-def _input_hashes(inputs: LabelInputs, bank: TokenBank, store: PreparedStore) -> dict[str, str]:
-    policy = "" if inputs.policy is None else file_hash(inputs.policy / MANIFEST_NAME)
-    prepared = inputs.store / MANIFEST_NAME
-    scenes = file_hash(prepared) if prepared.exists() else content_hash(list(store.tokens))
-    return {"bank": bank.fingerprint, "store": scenes, "policy": policy}
+class LogLabeller:
+    """Writes the shard of a log, in an actor; bank, prepared scenes and policy are opened once."""
+
+    def __init__(self, job: LabelJob) -> None:
+        bank, store = TokenBank.open(job.inputs.bank), PreparedStore.open(job.inputs.store)
+        policy, step = job.inputs.policy, job.config.rows_per_chain_batch
+        sampler = None if policy is None else load_chain_sampler(policy, bank, step)
+        self._job, self._rows = job, rows_by_log(bank, store)
+        self._sources = LabelSources(bank, store, _read_vocabulary(job.folder), sampler)
+
+    def __call__(self, name: str) -> int:
+        """Labels a log; returns the number of plans."""
+        job, vocabulary = self._job, self._sources.vocabulary
+        labels = label_log(self._rows[name], self._sources, job.config, job.scorer, seed=job.seed)
+        write_label_shard(shard_path(job.folder, name, SUFFIX), labels, vocabulary, job.fingerprint)
+        return int(labels.source.size)
 
 
-def _begin(folder: Path, manifest: Manifest, bank: TokenBank, config: LabelConfig, seed: int) -> None:
-    """Claims the folder for this job, or checks that it is this job's; clears what a killed worker left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    job = folder / _JOB_NAME
-    if job.exists():
-        found = json.loads(job.read_text())["fingerprint"]
-        if found != manifest.fingerprint:
-            raise CheckpointError(
-                f"{folder}: expected shards of label job {manifest.fingerprint}, found those of job {found} "
-                "(other inputs, configuration or seed, or an older schema); label into another folder, or remove this "
-                f"one (`rm -r {folder}`) and {REMEDY}"
-            )
-    for left in folder.glob(".shard-*"):
-        left.unlink()
-    if not (folder / _VOCABULARY_NAME).exists():
-        humans = bank.plan[bank.has_human].astype(np.float64)
-        found = fit_vocabulary(humans, config.proposals.vocabulary_size, np.random.default_rng(seed))
-        with atomic_path(folder / _VOCABULARY_NAME) as temporary, temporary.open("wb") as stream:
-            np.save(stream, found)
-    write_text(job, json.dumps({"fingerprint": manifest.fingerprint}))
+def label_log(
+    rows: NDArray[np.int64], sources: LabelSources, config: LabelConfig, scorer: ScorerConfig, *, seed: int
+) -> LabelledRows:
+    """Proposes and scores in this process, a batch of chains and, within it, one scene after the other in memory.
+
+    Args:
+        rows: (R,) bank rows of a log, at least one.
+    """
+    step = config.rows_per_chain_batch
+    batches = [rows[start : start + step] for start in range(0, len(rows), step)]
+    return join_rows([_label_batch(batch, sources, config, scorer, seed=seed) for batch in batches])
 
 
-def _run(job: LabelJob, shards: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
-    items = [{"shard": index, "rows": rows.tolist()} for index, rows in shards]
-    workers = min(job.config.workers, len(items))
-    # One block a shard: Ray hands out blocks, and a block is what a worker has in hand.
-    data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        ShardLabeller,
-        fn_constructor_args=(job,),
-        batch_size=1,
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+def _label_batch(
+    rows: NDArray[np.int64], sources: LabelSources, config: LabelConfig, scorer: ScorerConfig, *, seed: int
+) -> LabelledRows:
+    proposals = propose(_facts_of(rows, sources.bank), sources.vocabulary, sources.sampler, config.proposals, seed)
+    # Scored as stored: a label can be reproduced from its shard.
+    tokens, plans = sources.bank.token[rows], rounded(proposals.plans)
+    scenes = sources.store.scenes(tokens.tolist())
+    scored = [_scored(scene, plan, scorer) for scene, plan in zip(scenes, plans, strict=True)]
+    return LabelledRows(
+        tokens=tokens,
+        rows=rows,
+        plans=plans,
+        source=proposals.source,
+        raw=np.stack([item.raw for item in scored]),
+        progress_m=np.stack([item.progress_m for item in scored]),
+        reference_m=np.array([item.reference_m for item in scored], np.float32),
+        human=np.stack([item.human for item in scored]),
     )
-    plans, seconds = 0, 0.0
-    silent = not Console().is_terminal
-    for done in track(data.iter_batches(batch_size=1), "labels", total=len(items), disable=silent):
-        plans, seconds = plans + int(done["plans"][0]), seconds + float(done["seconds"][0])
-    log.info("labels: %d plans, %.0f a worker-second", plans, plans / max(seconds, 1e-9))
 
 
-def _shard_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:06d}.parquet"
+def _facts_of(rows: NDArray[np.int64], bank: TokenBank) -> RowFacts:
+    history = bank.ego_history[rows].astype(np.float64)
+    speeds_mps = np.hypot(history[:, -1, 3], history[:, -1, 4])
+    return RowFacts(rows, speeds_mps, bank.plan[rows].astype(np.float64), bank.has_plan[rows], bank.has_human[rows])
 
 
-def _read_shard(path: Path, fingerprint: str) -> pa.Table:
-    table = pq.read_table(path)
-    found = (table.schema.metadata or {}).get(_FINGERPRINT_KEY, b"").decode()
-    if found != fingerprint:
-        raise CheckpointError(f"{path}: expected a shard of label set {fingerprint}, found {found!r}; {REMEDY}")
-    return table
+@dataclass(frozen=True, slots=True, eq=False)
+class _ScoredRow:
+    """What is kept of a row's scores."""
+
+    raw: NDArray[np.float32]
+    progress_m: NDArray[np.float32]
+    reference_m: float
+    human: NDArray[np.float32]
 
 
-def _fixed(values: NDArray[Any], dtype: type[np.generic]) -> pa.FixedSizeListArray:
-    """One list of fixed length a row from an (R, ...) array."""
-    flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+def _scored(scene: PreparedScene, plans: NDArray[np.float32], scorer: ScorerConfig) -> _ScoredRow:
+    context = scoring_context(scene)
+    scores = score_in_context(context, plans.astype(np.float64), scorer)
+    human = np.full(len(SUBSCORES), np.nan) if scores.human is None else scores.human
+    raw, progress_m = scores.raw.astype(np.float32), scores.progress_m.astype(np.float32)
+    return _ScoredRow(raw, progress_m, context.reference_m, human.astype(np.float32))
 
 
-def _matrix(table: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The (R, *shape) array of a column of fixed-size lists."""
-    values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    matrix: NDArray[Any] = values.reshape(table.num_rows, *shape)
-    return matrix
+def _identity(
+    inputs: LabelInputs, bank: TokenBank, store: PreparedStore, config: LabelConfig, scorer: ScorerConfig, *, seed: int
+) -> Identity:
+    policy = "" if inputs.policy is None else file_hash(inputs.policy / MANIFEST_NAME)
+    return Identity(
+        kind=KIND,
+        schema=SCHEMA,
+        settings={"label": config.decisive(), "scorer": scorer.decisive()},
+        inputs={"bank": bank.fingerprint, "prepared": store.fingerprint(), "policy": policy},
+        seeds={"seed": seed},
+    )
+
+
+def _facts(
+    folder: Location, bank: TokenBank, rows: dict[str, NDArray[np.int64]], config: LabelConfig
+) -> dict[str, Any]:
+    labelled, sizes = sum(map(len, rows.values())), folder.size_bytes()
+    bytes_per_label = sizes / (labelled * config.proposals.count)
+    log.info("labels: %.1f MB, %.1f bytes a label", sizes * 1e-6, bytes_per_label)
+    return {
+        "rows": labelled,
+        "rows_without_scene": len(bank.token) - labelled,
+        "logs": {name: len(part) for name, part in rows.items()},
+        "proposals": config.proposals.count,
+        "bytes_per_label": round(bytes_per_label, 1),
+        "sources": list(SOURCES),
+        "subscores": list(SUBSCORES),
+    }
+
+
+def _write_vocabulary(folder: Location, bank: TokenBank, config: LabelConfig, seed: int) -> None:
+    """Fits the vocabulary unless it is there. It holds plan codes, so that a label may name a plan by its index."""
+    if (folder / _VOCABULARY_NAME).exists():
+        return
+    humans = bank.plan[bank.has_human].astype(np.float64)
+    found = encode_plans(fit_vocabulary(humans, config.proposals.vocabulary_size, np.random.default_rng(seed)))
+    with (folder / _VOCABULARY_NAME).writing() as path, path.open("wb") as stream:
+        np.save(stream, found)
+
+
+def _read_vocabulary(folder: Location) -> Floats:
+    """(V, 8, 3)."""
+    codes = np.load(io.BytesIO((folder / _VOCABULARY_NAME).read_bytes()))
+    vocabulary: Floats = decode_plans(codes).astype(np.float64)
+    return vocabulary

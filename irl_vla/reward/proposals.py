@@ -280,14 +280,11 @@ def _disturbed(
     knots = np.concatenate([np.zeros((1, 2)), base[:, :2]])
     driven_m = np.cumsum(np.hypot(*np.diff(knots, axis=0).T))
     factor = 1.0 + config.perturbed_speed * generator.normal(size=config.perturbed)
-    perturbed = follow_path(base, np.maximum(factor, 0.0)[:, None] * driven_m)
-    perturbed = drift_sideways(perturbed, config.perturbed_lateral_m * generator.normal(size=config.perturbed))
+    aside_m = config.perturbed_lateral_m * generator.normal(size=config.perturbed)
     jitter_m = generator.uniform(*config.jitter_m, size=config.jittery)
     jittery = jitter(np.repeat(base[None], config.jittery, 0), jitter_m, config.jitter_heading_rad, generator)
     side = generator.choice([-1.0, 1.0], size=config.off_road)
-    off_road = drift_sideways(
-        np.repeat(base[None], config.off_road, 0), side * generator.uniform(*config.off_road_m, size=config.off_road)
-    )
+    leaving_m = side * generator.uniform(*config.off_road_m, size=config.off_road)
     backwards = reverse_last(
         np.repeat(base[None], config.reversed, 0), generator.uniform(0.5, 5.0, size=config.reversed)
     )
@@ -295,13 +292,20 @@ def _disturbed(
     speeding = generator.uniform(*config.speeding_factor, size=(config.speeding, 1))
     # Standing humans cannot speed by a factor: they start driving instead.
     pushed_m = np.maximum(speeding * driven_m, travelled_m(np.full((1, 1), speed_mps), speeding))
+    braked_m = travelled_m(np.full_like(brake, speed_mps), -brake)
+    # One call for all that shares a step: numpy costs by the call, not by the plan.
+    timings = np.concatenate([np.maximum(factor, 0.0)[:, None] * driven_m, braked_m, pushed_m])
+    retimed = follow_path(base, timings)
+    faster, hard_brake, pushed = np.split(retimed, np.cumsum([config.perturbed, config.hard_brake]))
+    drifting = np.concatenate([faster, np.repeat(base[None], config.off_road, 0)])
+    perturbed, off_road = np.split(drift_sideways(drifting, np.concatenate([aside_m, leaving_m])), [config.perturbed])
     return [
         ("perturbed", perturbed),
         ("jittery", jittery),
         ("off_road", off_road),
         ("reversed", backwards),
-        ("hard_brake", follow_path(base, travelled_m(np.full_like(brake, speed_mps), -brake))),
-        ("speeding", follow_path(base, pushed_m)),
+        ("hard_brake", hard_brake),
+        ("speeding", pushed),
         ("manoeuvre", _manoeuvres(speed_mps, config, generator)),
     ]
 

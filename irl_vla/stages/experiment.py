@@ -57,15 +57,12 @@ class EvaluateConfig(Config):
         against: policies to whose scores all others are compared, frame by frame.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
-        skip_broken_logs: judge what is whole where logs of the test split are missing or broken; those are counted and
-            named. Such figures stand on other scenes than those of the whole split.
     """
 
     policies: tuple[PolicyName, ...] = Field(get_args(PolicyName), min_length=1)
     against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()
-    skip_broken_logs: bool = False
 
 
 class ReportConfig(Config):

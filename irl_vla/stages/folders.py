@@ -69,11 +69,11 @@ def judged_dataset(experiment: Experiment) -> "Dataset":
 
     Raises:
         ConfigError: if a folder is missing.
-        LogFormatError: naming all missing or broken logs, unless ``evaluate.skip_broken_logs`` leaves them out.
+        LogFormatError: naming all missing or broken logs, unless ``data.skip_broken`` leaves them out.
     """
     from irl_vla.dataset.whole_logs import whole_logs
 
-    skip = None if experiment.evaluate.skip_broken_logs else "evaluate.skip_broken_logs=true"
+    skip = None if experiment.data.skip_broken else "data.skip_broken=true"
     source = _prepared_split(experiment, experiment.data.test)
     return whole_logs(dataset(experiment), source, skip=skip, processes=experiment.ray.cpus)
 
@@ -95,8 +95,8 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     found = dataset(experiment) if source is None else source
-    name = _prepared_split(experiment, split)
-    return prepare_split(found, name, shifted, folder.path, experiment.data_seed, for_each=on_ray)
+    name, skip = _prepared_split(experiment, split), experiment.data.skip_broken
+    return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
 
 
 def _prepared_split(experiment: Experiment, split: str) -> str:

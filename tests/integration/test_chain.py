@@ -18,6 +18,7 @@ from irl_vla.ledger.tracking import child_runs, open_store
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.reward.labels import open_labels
+from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 
@@ -86,6 +87,10 @@ def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
     labels = open_labels(chain.seed / "label")
     assert labels.tokens == tuple(banks["train"].token)
     assert labels.plans.shape[1] == experiment.label.proposals.count
+    known = (labels.source == SOURCES.index("vocabulary")).sum()
+    size_bytes = sum(path.stat().st_size for path in (chain.seed / "label" / "set").glob("*.parquet"))
+    assert labels.source.size >= 1000
+    assert size_bytes <= 40 * known + 80 * (labels.source.size - known), "docs/data.md: bytes of a label"
     for policy in POLICIES.values():
         if policy.kind == "trained":
             load_chain(chain.seed / str(policy.checkpoint), perception_hash=banks["test"].perception_hash)

@@ -6,19 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 
 from irl_vla.epdms.config import ScorerConfig
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.storage import Location
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig
-from irl_vla.reward.labels import LabelInputs, LabelJob, LabelSet, ShardLabeller, open_labels, write_labels
+from irl_vla.reward.labels import LabelInputs, LabelSet, open_labels, write_labels
+
+from ..unit.ledger.here import without_ray
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 90
@@ -31,7 +34,7 @@ from irl_vla.reward.config import LabelConfig, ProposalConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.stages.session import RayConfig, ray_session
 bank, store, out = map(Path, sys.argv[1:])
-config = LabelConfig(rows_per_shard=2, proposals=ProposalConfig(vocabulary_size=16))
+config = LabelConfig(workers=2, proposals=ProposalConfig(vocabulary_size=16))
 with ray_session(RayConfig(cpus=2)):
     write_labels(LabelInputs(bank, store), out, config, ScorerConfig(), seed=5)
 """
@@ -88,19 +91,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def shards(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_ino for path in folder.glob("shard-*.parquet")}
+    return {path.name: path.stat().st_ino for path in folder.glob("log-*.parquet")}
 
 
 def label_here(world: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> LabelSet:
     """The same labels without Ray and without interruption."""
 
-    def run(job: LabelJob, shards: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
-        labeller = ShardLabeller(job)
-        for index, rows in shards:
-            labeller({"shard": [index], "rows": [rows]})
-
-    monkeypatch.setattr(labelling, "_run", run)
-    config = LabelConfig(rows_per_shard=2, proposals=ProposalConfig(vocabulary_size=16))
+    without_ray(monkeypatch, labelling)
+    config = LabelConfig(proposals=ProposalConfig(vocabulary_size=16))
     return write_labels(LabelInputs(*world), folder, config, ScorerConfig(), seed=5)
 
 
@@ -112,16 +110,30 @@ def test_a_killed_labelling_goes_on_from_its_whole_shards(
     time.sleep(1.0)  # a worker may still finish the shard in hand while its Ray goes down
     before = shards(killed)
     assert 3 <= len(before) < 60
-    assert not (killed / "manifest.json").exists()
+    record = find_record(Location.of(killed))
+    assert record is not None
+    assert not record.whole
     finish(LABEL, *world, killed)
     after = shards(killed)
     assert len(after) == 60
     assert {name: after[name] for name in before} == before, "whole shards were written again"
-    assert not list(killed.glob(".shard-*"))
+    assert not list(killed.glob(".*"))
     resumed, straight = open_labels(killed), label_here(world, tmp_path / "whole", monkeypatch)
     assert resumed.fingerprint == straight.fingerprint
     np.testing.assert_array_equal(resumed.plans, straight.plans)
     np.testing.assert_array_equal(resumed.raw, straight.raw)
+    np.testing.assert_array_equal(resumed.progress_m, straight.progress_m)
+
+
+def test_two_actors_write_the_same_shards_as_one(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    finish(LABEL, *world, two)
+    label_here(world, one, monkeypatch)
+    assert len(shards(two)) == 60
+    for name in shards(two):
+        assert (two / name).read_bytes() == (one / name).read_bytes(), name
 
 
 @pytest.mark.slow

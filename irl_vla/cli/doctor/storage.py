@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
+from irl_vla.judge.estimate import prepared_estimate
 from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.storage import Location
+from irl_vla.reward.estimate import labels_estimate
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root
 from irl_vla.world.config import WorldConfig
@@ -23,11 +25,8 @@ _LOG_FRAME_BYTES: Final = 4_200
 _IMAGE_BYTES_A_PIXEL: Final = 0.22
 _SWEEP_BYTES: Final = 131_000
 _MAP_LAYOUT_BYTES: Final = 400_000
-_PREPARED_BYTES: Final = 105_000
-_REAL_PREPARED_BYTES: Final = 400_000  # measured on two real drives, whose maps are denser
 _SAMPLE_REST_BYTES: Final = 130_000  # of an encoded sample: all but its images
 _BANK_ROW_BYTES: Final = 17_000
-_LABEL_BYTES: Final = 120
 _CHECKPOINT_BYTES: Final = 150_000_000
 _PATIENCE_S: Final = 3.0
 _NEARLY_FULL: Final = 0.8
@@ -63,12 +62,12 @@ def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
         root = data_root(experiment)
         place = Location.of(root)
         found.append(Need("generate", place, world_bytes(experiment.generate), _is_whole(place)))
-    prepared_bytes = _REAL_PREPARED_BYTES if experiment.generate is None else _PREPARED_BYTES
+    generated = experiment.generate is not None
     names = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
     for role, count in scenes.items():
-        views = 1 + experiment.views.count if role == "train" else 1
+        views = experiment.views.count if role == "train" else 0
         folder = experiment.shared / "prepared" / names[role]
-        size = float(count * views * prepared_bytes)
+        size = float(prepared_estimate(count, views, generated=generated).size_bytes)
         found.append(Need(f"prepare {names[role]}", folder, size, _is_whole(folder)))
     if len(scenes) == 3:
         found += _training(experiment, scenes)
@@ -130,17 +129,13 @@ def _training(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
     cameras, rows = experiment.model.encoder.cameras, training_rows(experiment, scenes["train"])
     seen = rows + scenes["val"] + scenes["test"]
     a_sample = _SAMPLE_REST_BYTES + 3 * len(cameras.names) * cameras.height_px * cameras.width_px
-    folder, proposals = experiment.folder, experiment.label.proposals.count
+    folder, generated = experiment.folder, experiment.generate is not None
+    labels = labels_estimate(rows, experiment.label.proposals, policy=True, generated=generated)
     pretrained = _is_whole(folder / "pretrain")
     return [
         Need("samples", experiment.shared / "samples", float(seen * a_sample), pretrained),
         Need("token banks", folder / "pretrain" / "banks", float(seen * _BANK_ROW_BYTES), pretrained),
-        Need(
-            "labels",
-            folder / "label",
-            float(rows * proposals * _LABEL_BYTES),
-            _is_whole(folder / "label"),
-        ),
+        Need("labels", folder / "label", float(labels.size_bytes), _is_whole(folder / "label")),
         Need("checkpoints", folder, float(_CHECKPOINT_BYTES), _is_whole(folder / "finetune")),
     ]
 

@@ -109,7 +109,7 @@ def test_missing_logs_are_counted_and_the_first_are_named(dataset: Dataset) -> N
     write_split(dataset.root, "part", "mini", SceneFilter(num_future_frames=8, log_names=(*LOGS[:2], *absent)))
     empty(path_of(dataset, LOGS[1]))
     with pytest.raises(LogFormatError) as caught:
-        whole_logs(dataset, "part", skip="evaluate.skip_broken_logs=true")
+        whole_logs(dataset, "part", skip="data.skip_broken=true")
     message = str(caught.value)
     assert message.startswith(f"split 'part': 8 of 9 logs are missing or broken: {LOGS[1]}: ")
     shown = ", ".join(absent[:5])

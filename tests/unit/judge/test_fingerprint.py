@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,21 +18,16 @@ from irl_vla.judge.fingerprint import (
     write_fingerprint,
 )
 from irl_vla.ledger.code import CodeVersion, code_version
-from irl_vla.ledger.files import Manifest
-
-
-def prepared(folder: Path, logs: dict[str, str], **changes: Any) -> Path:
-    Manifest("prepared_scenes", 1, {"split": "test"}, 0, logs, {"scenes": 2, "failed": []}).write(folder)
-    return folder
+from tests.unit.epdms.store_record import finish_store
 
 
 @pytest.fixture
 def found(tmp_path: Path) -> Fingerprint:
-    return fingerprint(ScorerConfig(), [prepared(tmp_path / "p", {"log": "1234"})], ["a", "b"])
+    return fingerprint(ScorerConfig(), [finish_store(tmp_path / "p", {"log": "1234"})], ["a", "b"])
 
 
 def test_equal_judgements_have_equal_fingerprints(found: Fingerprint, tmp_path: Path) -> None:
-    again = fingerprint(ScorerConfig(), [prepared(tmp_path / "q", {"log": "1234"})], ["b", "a"])
+    again = fingerprint(ScorerConfig(), [finish_store(tmp_path / "q", {"log": "1234"})], ["b", "a"])
     assert again == found
     assert again.short == found.short
     assert len(found.short) == 12
@@ -44,8 +38,8 @@ def test_equal_judgements_have_equal_fingerprints(found: Fingerprint, tmp_path: 
 
 
 def test_what_a_score_depends_on_changes_the_fingerprint(found: Fingerprint, tmp_path: Path) -> None:
-    folder = prepared(tmp_path / "q", {"log": "1234"})
-    other_log = prepared(tmp_path / "r", {"log": "5678"})
+    folder = finish_store(tmp_path / "q", {"log": "1234"})
+    other_log = finish_store(tmp_path / "r", {"log": "5678"})
     config = ScorerConfig()
     changed = {
         "scorer.filter_convention": fingerprint(ScorerConfig(filter_convention="before"), [folder], ["a", "b"]),
@@ -102,8 +96,8 @@ def test_tables_of_unknown_origin_are_refused(found: Fingerprint, tmp_path: Path
         read_fingerprint(table)
 
 
-def test_prepared_scenes_without_a_manifest_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"manifest\.json: expected the manifest of prepared scenes"):
+def test_prepared_scenes_without_a_record_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"expected a finished prepared_scenes, found no artefact\.json"):
         fingerprint(ScorerConfig(), [tmp_path], ["a"])
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import write_split
 from irl_vla.epdms.scorer import scoring_context
 from irl_vla.epdms.store import PreparedStore
-from irl_vla.errors import CheckpointError, LogFormatError, SceneError
+from irl_vla.errors import CheckpointError, ConfigError, LogFormatError, SceneError
 from irl_vla.judge.for_each import in_processes
 from irl_vla.judge.prepare import failed_scenes, prepare_log, prepare_split
-from irl_vla.ledger.files import MANIFEST_NAME
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.storage import RECORD_NAME, Location
 
 from ..dataset.example import CITY, LOG, log_frames, write_example
 from ..dataset.second_stage_example import SPLIT, scene_dict, stage_pair, write_scene, write_two_stage
@@ -33,6 +35,17 @@ def dataset(tmp_path):
 
 def write_frames(dataset, name, frames):
     write_log(dataset.root / "navsim_logs/mini" / f"{name}.pkl", frames, LogMeta(name, CITY))
+
+
+def facts(folder: Path):
+    return find_record(Location.of(folder)).facts
+
+
+def interrupt(folder: Path):
+    """As a driver leaves the folder that was killed before it was done."""
+    (folder / "index.json").unlink()
+    record = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(record | {"whole": False, "facts": {}}))
 
 
 def test_views_follow_their_scene(dataset):
@@ -58,23 +71,39 @@ def test_a_split_is_prepared_once(dataset, tmp_path):
     assert store.tokens == tuple(ref.token for ref in scene_refs(dataset, "train"))
     assert failed_scenes(folder) == []
     first = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.arrow")}
-    (folder / MANIFEST_NAME).unlink()
-    (folder / f"{OTHER}.arrow").unlink()  # as if the run had been interrupted
+    interrupt(folder)
+    (folder / f"{OTHER}.arrow").unlink()
+    (folder / f".{OTHER}.arrow.x.arrow").write_bytes(b"half")
     assert prepare_split(dataset, "train", None, folder, seed=0).tokens == store.tokens
     second = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.arrow")}
     assert second[f"{LOG}.arrow"] == first[f"{LOG}.arrow"]
     assert second[f"{OTHER}.arrow"] > first[f"{OTHER}.arrow"]
-    with pytest.raises(CheckpointError, match="another folder"):
+    assert not list(folder.glob(".*"))
+    with pytest.raises(ConfigError, match="data_seed: 0 then, 1 now"):
         prepare_split(dataset, "train", None, folder, seed=1)
+
+
+def test_a_whole_store_is_left_alone(dataset, tmp_path):
+    folder = tmp_path / "store"
+    store = prepare_split(dataset, "train", ViewConfig(count=1), folder, seed=0)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = prepare_split(dataset, "train", ViewConfig(count=1), folder, seed=0)
+    assert (again.tokens, again.fingerprint()) == (store.tokens, store.fingerprint())
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / f"{OTHER}.arrow").unlink()
+    prepare_split(dataset, "train", ViewConfig(count=1), folder, seed=0)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert [name for name in before if after[name] == before[name]] == [f"{LOG}.arrow"]
 
 
 def test_a_store_of_an_older_schema_is_refused_before_any_work(dataset, tmp_path):
     folder = tmp_path / "store"
     prepare_split(dataset, "train", None, folder, seed=0)
     (folder / f"{OTHER}.arrow").unlink()
-    job = json.loads((folder / "job.json").read_text())
-    (folder / "job.json").write_text(json.dumps({"fingerprint": job["fingerprint"]}))  # as schema 1 wrote it
-    with pytest.raises(CheckpointError, match=rf"schema 3, found those of schema 1; remove it \(`rm -r {folder}`\)"):
+    record = json.loads((folder / RECORD_NAME).read_text())
+    record["identity"]["schema"] = 2
+    (folder / RECORD_NAME).write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"schema: 2 then, 3 now.*delete the folder"):
         prepare_split(dataset, "train", None, folder, seed=0)
     assert not (folder / f"{OTHER}.arrow").exists()
 
@@ -93,14 +122,14 @@ def test_a_changed_second_stage_is_prepared_again(tmp_path):
     changed = stage_pair(LOG).second[0][0]
     old_y = before[changed].ego_state[1]
     assert before.tokens == tuple(ref.token for ref in scene_refs(dataset, SPLIT))
-    inputs = json.loads((tmp_path / "store" / MANIFEST_NAME).read_text())["inputs"]
+    inputs = facts(tmp_path / "store")["logs"]
     synthetic = [token for token in before.tokens if before[token].is_synthetic]
     assert len(synthetic) == 8
     assert all(before[token].human_plan is None for token in synthetic)
     write_scene(dataset, scene_dict(LOG, name="a-now", aside_m=-0.5))
     after = prepare_split(dataset, SPLIT, None, tmp_path / "store", seed=0)
     assert after[changed].ego_state[1] == pytest.approx(old_y - 0.5)
-    renewed = json.loads((tmp_path / "store" / MANIFEST_NAME).read_text())["inputs"]
+    renewed = facts(tmp_path / "store")["logs"]
     assert renewed[LOG] != inputs[LOG]
     assert renewed[OTHER] == inputs[OTHER]
 
@@ -123,8 +152,11 @@ def test_a_failing_scene_is_named_and_the_others_go_on(dataset, tmp_path, caplog
     assert (failure.token, failure.log_name) == (frames[4].token, LOG)
     assert "'999'" in failure.reason
     assert frames[4].token in caplog.text
-    manifest = json.loads((tmp_path / "store" / MANIFEST_NAME).read_text())
-    assert manifest["extra"]["scenes"] == 2 * WINDOWS - 1
+    assert facts(tmp_path / "store")["scenes"] == 2 * WINDOWS - 1
+    interrupt(tmp_path / "store")
+    (tmp_path / "store" / f"{OTHER}.arrow").unlink()
+    prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
+    assert failed_scenes(tmp_path / "store") == [failure], "forgotten by the run that took it up"
 
 
 def test_a_limit_of_scenes_holds_over_all_logs(dataset, tmp_path):
@@ -139,10 +171,41 @@ def test_a_log_that_cannot_be_read_stops_the_work(dataset, tmp_path):
     with pytest.raises(LogFormatError, match="veh-02"):
         prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
     # What was finished stays, but the store is not whole.
-    assert [path.stem for path in (tmp_path / "store").glob("*.arrow")] == [LOG]
-    assert not (tmp_path / "store" / MANIFEST_NAME).exists()
-    left = replace(dataset, left_out=frozenset((OTHER,)))
-    assert len(prepare_split(left, "train", None, tmp_path / "store", seed=0)) == WINDOWS
+    assert (tmp_path / "store" / f"{LOG}.arrow").exists()
+    assert not find_record(Location.of(tmp_path / "store")).whole
+    with pytest.raises(CheckpointError, match="half-written"):
+        PreparedStore.open(tmp_path / "store")
+
+
+def test_all_broken_logs_are_named_at_once_or_left_out(dataset, tmp_path, caplog):
+    for name in (LOG, OTHER):
+        write_frames(dataset, name.replace("veh", "car"), log_frames(14, log=name.replace("veh", "car")))
+    folder, logs = tmp_path / "store", dataset.root / "navsim_logs/mini"
+    for name in (LOG, OTHER):
+        (logs / f"{name}.pkl").write_bytes(b"no pickle")
+    with pytest.raises(
+        LogFormatError, match=r"4 logs, found 2 that cannot be read: .*veh-01.*veh-02.*skip_broken=true"
+    ):
+        prepare_split(dataset, "train", None, folder, seed=0)
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*car*.arrow")}
+    with caplog.at_level(logging.WARNING, "irl_vla.judge.prepare"):
+        store = prepare_split(dataset, "train", None, folder, seed=0, skip_broken=True)
+    assert "2 of 4 logs left out" in caplog.text
+    assert len(store) == 2 * WINDOWS
+    assert sorted(facts(folder)["broken_logs"]) == [LOG, OTHER]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*car*.arrow")} == kept
+    write_frames(dataset, LOG, log_frames(14, log=LOG))  # mended
+    assert len(prepare_split(dataset, "train", None, folder, seed=0, skip_broken=True)) == 3 * WINDOWS
+    with pytest.raises(LogFormatError, match="4 logs, found 1"):
+        prepare_split(dataset, "train", None, folder, seed=0)
+
+
+def test_logs_that_leave_the_split_leave_the_store(dataset, tmp_path):
+    prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
+    (dataset.root / "navsim_logs/mini" / f"{OTHER}.pkl").unlink()
+    store = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
+    assert len(store) == WINDOWS
+    assert sorted(facts(tmp_path / "store")["logs"]) == [LOG]
 
 
 def test_a_split_without_any_usable_scene_is_an_error(dataset, tmp_path):

@@ -9,11 +9,12 @@ from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.backends import MixBackend, ModelBackend, ScorerBackend, VocabularyBackend, make_backend
 from irl_vla.reward.config import BackendConfig, LabelConfig, ProposalConfig, RewardModelConfig
-from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
+from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, predict_subscores
 from irl_vla.scene import SUBSCORES, SubScores
 
+from ..ledger.here import without_ray
 from .roads import straight, write_world
 
 HC, EC = SUBSCORES.index("hc"), SUBSCORES.index("ec")
@@ -91,12 +92,8 @@ def test_rows_without_a_scene_are_invalid_and_said_to_be(world, bank, tmp_path, 
 
 
 def test_vocabulary_backend_returns_the_labels_of_labelled_plans(world, bank, scorer, tmp_path, monkeypatch):
-    def run(job, shards):
-        for index, rows in shards[:1]:
-            ShardLabeller(job)({"shard": [index], "rows": [rows]})
-
-    monkeypatch.setattr(labelling, "_run", run)
-    config = LabelConfig(rows_per_shard=6, proposals=ProposalConfig(vocabulary_size=4, vocabulary=2))
+    without_ray(monkeypatch, labelling)
+    config = LabelConfig(proposals=ProposalConfig(vocabulary_size=4, vocabulary=2))
     labels = write_labels(LabelInputs(*world), tmp_path, config, SCORER, seed=0)
     rows = np.array([3, 1])
     backend = VocabularyBackend(labels)

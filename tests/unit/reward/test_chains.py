@@ -2,12 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.store import PreparedStore
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PlannerConfig
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_chain
 from irl_vla.reward.chains import chain_sampler
-from irl_vla.reward.config import ProposalConfig
+from irl_vla.reward.config import LabelConfig, ProposalConfig
+from irl_vla.reward.label_shards import read_label_shard, write_label_shard
+from irl_vla.reward.labels import LabelSources, label_log
+from irl_vla.reward.plan_codes import rounded
 from irl_vla.reward.proposals import SOURCES, RowFacts, propose, row_generator
 
 from .roads import LAYOUT, straight, write_world
@@ -30,6 +36,20 @@ def chain():
 def sampled(chain, bank, rows, rows_per_batch=2, chains=3):
     generators = [row_generator(1, row) for row in rows]
     return chain_sampler(chain, bank, rows_per_batch)(np.array(rows), chains, generators)
+
+
+def test_labels_with_plans_of_a_policy_take_few_bytes(chain, tmp_path):
+    bank, store = write_world(tmp_path, rows=20)
+    opened, vocabulary = TokenBank.open(bank), rounded(HUMANS).astype(np.float64)
+    sources = LabelSources(opened, PreparedStore.open(store), vocabulary, chain_sampler(chain, opened, 8))
+    config = LabelConfig(proposals=ProposalConfig(vocabulary=4, policy=48, denoising=24))
+    labels = label_log(np.arange(20), sources, config, ScorerConfig(), seed=0)
+    assert (labels.source == SOURCES.index("policy")).sum() == 20 * 48
+    shard = Location.of(tmp_path / "log.parquet")
+    write_label_shard(shard, labels, vocabulary, "x")
+    assert labels.source.size >= 1000
+    assert shard.size_bytes() / labels.source.size <= 80.0
+    np.testing.assert_array_equal(read_label_shard(shard, vocabulary, config.proposals.count, "x").plans, labels.plans)
 
 
 def test_chains_of_a_row_do_not_depend_on_the_other_rows_or_the_batch(chain, bank):

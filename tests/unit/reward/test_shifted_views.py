@@ -15,19 +15,21 @@ from irl_vla.policy.token_bank import BankRows, TokenBank
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.backends import ScorerBackend
 from irl_vla.reward.config import LabelConfig, ProposalConfig
-from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
+from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
 from tests.unit.policy.banks import store_bank
 
 from ..driving.straight_map import straight_map
 from ..epdms.driving_scene import scene
+from ..ledger.here import without_ray
 from .roads import LAYOUT
 
 CONFIG = LabelConfig(proposals=ProposalConfig(vocabulary_size=8, vocabulary=4, manoeuvre=4))
 SCORER = ScorerConfig()
 LK = SUBSCORES.index("lk")
 SPEED_MPS = 1.5
+MILLIMETRE = 1.01e-3  # to which plans are rounded
 LOGGED, VIEW = 0, 1
 
 
@@ -67,12 +69,7 @@ def world(scenes, tmp_path_factory):
 
 @pytest.fixture
 def labels(world, tmp_path, monkeypatch):
-    def run(job, shards):
-        labeller = ShardLabeller(job)
-        for index, rows in shards:
-            labeller({"shard": [index], "rows": [rows]})
-
-    monkeypatch.setattr(labelling, "_run", run)
+    without_ray(monkeypatch, labelling)
     return write_labels(LabelInputs(*world), tmp_path, CONFIG, SCORER, seed=0)
 
 
@@ -85,11 +82,11 @@ def test_no_proposal_of_a_view_is_a_humans(labels, scenes):
     assert of_source(labels, LOGGED, "recovery").sum() == 0
     assert of_source(labels, VIEW, "human").sum() == 0
     found = labels.plans[VIEW][of_source(labels, VIEW, "recovery")]
-    np.testing.assert_allclose(found, imitated_plan(scenes[VIEW])[None], atol=1e-6)
+    np.testing.assert_allclose(found, imitated_plan(scenes[VIEW])[None], atol=MILLIMETRE)
 
 
 def test_the_vocabulary_holds_no_plan_of_a_view(labels, scenes):
-    np.testing.assert_allclose(labels.vocabulary, scenes[LOGGED].human_plan()[None], atol=1e-6)
+    np.testing.assert_allclose(labels.vocabulary, scenes[LOGGED].human_plan()[None], atol=MILLIMETRE)
 
 
 def test_nothing_is_forgiven_in_a_view(labels):
@@ -118,6 +115,6 @@ def test_disturbed_plans_of_a_view_start_from_the_way_back(labels, scenes):
     """Hard braking and the last pose but one follow its path, not the jump of the logged poses to the middle."""
     way_back = imitated_plan(scenes[VIEW])
     reversed_plan = labels.plans[VIEW][of_source(labels, VIEW, "reversed")][0]
-    np.testing.assert_allclose(reversed_plan[:-1], way_back[:-1], atol=1e-6)
+    np.testing.assert_allclose(reversed_plan[:-1], way_back[:-1], atol=MILLIMETRE)
     braking = labels.plans[VIEW][of_source(labels, VIEW, "hard_brake")]
     assert (np.abs(braking[..., 1]) < 0.2).all(), "it stops before it has come far to the side"

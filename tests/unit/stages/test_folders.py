@@ -11,6 +11,7 @@ from irl_vla.dataset.fingerprint import DatasetFingerprint
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.judge.for_each import ForEach, on_ray
 from irl_vla.ledger.artefact import Artefact
+from irl_vla.ledger.storage import Location
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
 
@@ -174,7 +175,9 @@ def test_generated_data_has_a_place_of_its_own_and_real_data_must_exist(
 def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def prepare_split(dataset: Any, split: str, views: Any, folder: Path, seed: int, *, for_each: ForEach) -> None:
+    def prepare_split(
+        dataset: Any, split: str, views: Any, folder: Location, seed: int, *, skip_broken: bool, for_each: ForEach
+    ) -> None:
         assert for_each is on_ray
         asked[split] = (views, folder, seed)
 
@@ -197,7 +200,7 @@ def test_all_windows_are_prepared_where_scenes_are_chosen_among_them(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest, for_each: asked.append(split)
+        "irl_vla.judge.prepare.prepare_split", lambda dataset, split, *rest, **options: asked.append(split)
     )
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     folders.prepared(experiment, "test")
@@ -219,8 +222,8 @@ def test_broken_logs_are_found_before_ray_and_left_out_on_request(
     monkeypatch.setattr("irl_vla.dataset.whole_logs.whole_logs", whole_logs)
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     folders.judged_dataset(experiment.with_overrides({"ray.cpus": 3}))
-    folders.judged_dataset(experiment.with_overrides({"evaluate.skip_broken_logs": True, "generate": None}))
-    assert asked == [("test_all", "evaluate.skip_broken_logs=true", 3), ("test", None, None)]
+    folders.judged_dataset(experiment.with_overrides({"data.skip_broken": True, "generate": None}))
+    assert asked == [("test_all", "data.skip_broken=true", 3), ("test", None, None)]
     prepared: list[Any] = []
     monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", lambda dataset, *rest, **more: prepared.append(dataset))
     left = SimpleNamespace()

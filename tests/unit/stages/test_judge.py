@@ -16,10 +16,10 @@ from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, requir
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import GENERATED, REAL
 from irl_vla.judge.policies import POLICIES
-from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
 from irl_vla.stages.experiment import Experiment
+from tests.unit.epdms.store_record import finish_store
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
 #: token to (log, seconds, scene): one free road, one behind a slow car.
@@ -33,7 +33,7 @@ SCENES: dict[str, tuple[str, float, dict[str, Any]]] = {
 
 
 class Store(dict[str, PreparedScene]):
-    """Prepared scenes in memory, with the manifest that tells what they were made from."""
+    """Prepared scenes in memory, with the record that tells what they were made from."""
 
     folder: Path
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
         for token, (_, seconds, options) in SCENES.items()
     )
     found.folder = tmp_path / "prepared"
-    Manifest("prepared_scenes", 1, {}, 0, {"free": "1", "slow": "2"}, {}).write(found.folder)
+    finish_store(found.folder, {"free": "1", "slow": "2"})
     return found
 
 

@@ -14,12 +14,12 @@ from irl_vla.errors import SceneError
 from irl_vla.judge.fingerprint import read_fingerprint
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.prepare import prepare_log
-from irl_vla.ledger.files import Manifest
 from irl_vla.navsim.results import TWO_STAGE_SUMMARIES, read_results
 from irl_vla.stages import judge
 from irl_vla.stages.experiment import Experiment
 from tests.unit.dataset.example import LOG
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
+from tests.unit.epdms.store_record import finish_store
 
 OTHER = LOG.replace("veh-01", "veh-02")
 POLICIES = ("constant_velocity", "reference")
@@ -34,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
         scenes, failed = prepare_log(dataset, SPLIT, log, None, None, seed=0)
         assert not failed
         write_shard(root / "prepared" / f"{log}.arrow", scenes)
-    Manifest("prepared_scenes", 1, {}, 0, {LOG: "1", OTHER: "2"}, {}).write(root / "prepared")
+    finish_store(root / "prepared", {LOG: "1", OTHER: "2"})
     return dataset, PreparedStore.open(root / "prepared")
 
 

@@ -7,7 +7,7 @@ from irl_vla.errors import CheckpointError
 from irl_vla.ledger.storage import Location
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
-from irl_vla.reward.labels import LabelInputs, ShardLabeller, write_labels
+from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.train.reward_model import (
     Ensemble,
     FitJob,
@@ -19,6 +19,7 @@ from irl_vla.train.reward_model import (
     open_data,
 )
 
+from ..ledger.here import without_ray
 from ..reward.roads import LAYOUT, write_world
 
 CONFIG = RewardTrainConfig(steps=4, rows_per_batch=6, proposals_per_row=8, lr=3e-3, holdout_fraction=0.3)
@@ -26,16 +27,11 @@ CONFIG = RewardTrainConfig(steps=4, rows_per_batch=6, proposals_per_row=8, lr=3e
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    def run(job, shards):
-        labeller = ShardLabeller(job)
-        for index, rows in shards:
-            labeller({"shard": [index], "rows": [rows]})
-
     folder = tmp_path_factory.mktemp("world")
     bank, store = write_world(folder, rows=160, groups=16)
     config = LabelConfig(proposals=ProposalConfig(vocabulary_size=32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelling, "_run", run)
+        without_ray(patch, labelling)
         write_labels(LabelInputs(bank, store), folder / "labels", config, ScorerConfig(), seed=0)
     return bank, folder / "labels", folder / "fit"
 
