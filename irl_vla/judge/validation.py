@@ -6,7 +6,6 @@ policy is exploiting the model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
@@ -24,9 +23,9 @@ from irl_vla.reward.quality import mean_rewards
 class ValidationSpec:
     """Token bank, prepared scenes and reward checkpoint with which a policy is validated."""
 
-    bank: Path
-    prepared: Path | Location
-    reward: Path
+    bank: Location
+    prepared: Location
+    reward: Location
     scorer: ScorerConfig
 
 

@@ -106,6 +106,15 @@ def load_checkpoint(folder: Location | Path, *stages: str, modules: Collection[s
     return Checkpoint(place, found, states, settings["model"], provenance, record.fingerprint)
 
 
+def checkpoint_fingerprint(folder: Location | Path) -> str:
+    """Of a finished checkpoint, without reading its weights.
+
+    Raises:
+        CheckpointError: if it is missing, not whole or of another schema.
+    """
+    return require_record(Location.of(folder), KIND, SCHEMA, "run the stage that makes it").fingerprint
+
+
 def _remedy(stage: str) -> str:
     """The command that makes a stage's checkpoints; "pretrain.ego_mlp" is a by-product of "pretrain"."""
     return f"run `irl-vla {stage.partition('.')[0].replace('_', '-')}`"

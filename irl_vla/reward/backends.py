@@ -22,6 +22,7 @@ from irl_vla.epdms.scorer import ScoringContext, score_in_context, scoring_conte
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import ConfigError
 from irl_vla.geometry import Floats
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.comfort import history_comforts
 from irl_vla.reward.config import BackendConfig
@@ -129,7 +130,9 @@ class ActorBackend:
 
 
 @contextmanager
-def scorer_actors(config: BackendConfig, bank: Path, store: Path, scorer: ScorerConfig) -> Iterator[tuple[str, ...]]:
+def scorer_actors(
+    config: BackendConfig, bank: Location, store: Location, scorer: ScorerConfig
+) -> Iterator[tuple[str, ...]]:
     """Runs the scorer actors that the configuration asks for (maybe none), and ends them, also after an error.
 
     Call it in the driver, before anything else takes CPUs: whoever waits for an actor's answer may hold a CPU itself,
@@ -194,11 +197,11 @@ class MixBackend:
 
 def make_backend(
     config: BackendConfig,
-    bank: Path,
+    bank: Location | Path,
     *,
-    model: Path | None = None,
-    store: Path | None = None,
-    labels: Path | None = None,
+    model: Location | Path | None = None,
+    store: Location | Path | None = None,
+    labels: Location | Path | None = None,
     scorer: ScorerConfig | None = None,
     actors: Sequence[str] = (),
 ) -> RewardBackend:
@@ -240,7 +243,7 @@ def make_backend(
 
 
 class _ScorerActor:
-    def __init__(self, store: Path, bank: Path, scorer: ScorerConfig, scenes_in_memory: int) -> None:
+    def __init__(self, store: Location, bank: Location, scorer: ScorerConfig, scenes_in_memory: int) -> None:
         self._backend = ScorerBackend(PreparedStore.open(store), TokenBank.open(bank), scorer, scenes_in_memory)
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:

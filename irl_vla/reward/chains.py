@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
@@ -14,7 +15,7 @@ from irl_vla.policy.vla import load_chain
 from irl_vla.reward.proposals import ChainSampler
 
 
-def load_chain_sampler(policy: Path, bank: TokenBank, rows_per_batch: int) -> ChainSampler:
+def load_chain_sampler(policy: Location | Path, bank: TokenBank, rows_per_batch: int) -> ChainSampler:
     """The chains of a policy checkpoint.
 
     Raises:

@@ -21,7 +21,7 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.geometry import Floats
 from irl_vla.ledger.artefact import Artefact, Identity, require_record
-from irl_vla.ledger.files import MANIFEST_NAME, file_hash
+from irl_vla.ledger.checkpoint import checkpoint_fingerprint
 from irl_vla.ledger.shards import ShardPlan, clear_unfinished, missing_shards, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
@@ -52,9 +52,9 @@ class LabelInputs:
         policy: checkpoint folder of the policy whose denoising chains are among the proposals, or None.
     """
 
-    bank: Path
-    store: Path | Location
-    policy: Path | None = None
+    bank: Location
+    store: Location
+    policy: Location | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def _scored(scene: PreparedScene, plans: NDArray[np.float32], scorer: ScorerConf
 def _identity(
     inputs: LabelInputs, bank: TokenBank, store: PreparedStore, config: LabelConfig, scorer: ScorerConfig, *, seed: int
 ) -> Identity:
-    policy = "" if inputs.policy is None else file_hash(inputs.policy / MANIFEST_NAME)
+    policy = "" if inputs.policy is None else checkpoint_fingerprint(inputs.policy)
     return Identity(
         kind=KIND,
         schema=SCHEMA,

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from irl_vla.geometry import Floats
-from irl_vla.ledger.files import write_text
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.backends import RewardBackend
 from irl_vla.reward.proposals import SOURCES
@@ -81,11 +80,11 @@ class QualityReport:
     picks: tuple[PickQuality, ...]
     groups: int
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Location) -> None:
         """Writes ``quality.json`` and the two tables as CSV."""
-        write_text(folder / "quality.json", json.dumps(_without_nan(asdict(self)), indent=1))
-        write_text(folder / "quality_subscores.csv", _csv(self.subscores))
-        write_text(folder / "quality_picks.csv", _csv(self.picks))
+        (folder / "quality.json").write_text(json.dumps(_without_nan(asdict(self)), indent=1))
+        (folder / "quality_subscores.csv").write_text(_csv(self.subscores))
+        (folder / "quality_picks.csv").write_text(_csv(self.picks))
 
 
 class MeanRewards(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from irl_vla.errors import SceneError
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.averaging import mean_policy, running_mean
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
@@ -80,7 +81,7 @@ class ControlTraining:
 
     def save(self, folder: Path) -> None:
         """Writes weights, their average and the optimiser's state; random numbers follow from the iteration."""
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "chain": self._chain.state_dict(),
             "average": self._average.state_dict(),
@@ -120,7 +121,7 @@ class ControlTraining:
         return float(loss.detach())
 
 
-def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Path:
+def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Location:
     """Trains the control of a fine-tuning; like that, it goes on where it was interrupted.
 
     Args:

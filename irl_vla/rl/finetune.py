@@ -9,6 +9,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from irl_vla.errors import ClusterError
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.averaging import mean_policy
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.reward.backends import scorer_actors
@@ -61,7 +62,7 @@ class PpoTraining:
         self.algorithm.restore_from_path(str(folder))
 
 
-def finetune(job: FinetuneJob) -> Path:
+def finetune(job: FinetuneJob) -> Location:
     """Fine-tunes the planner; a run that was interrupted goes on from its last state.
 
     Scorer actors, if the configuration asks for them, run for as long as this function does.

@@ -5,16 +5,15 @@ PPO and its control differ in how one iteration changes the policy, and in nothi
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from rich.progress import track
 
 from irl_vla.ledger.checkpoint import Provenance
-from irl_vla.ledger.files import write_text
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import save_finetuned
@@ -40,7 +39,7 @@ class FinetuneJob:
     """
 
     spec: TaskSpec
-    folder: Path
+    folder: Location
     validate: Callable[[DenoisingChain], Metrics]
     report: Callable[[Metrics, int], None]
 
@@ -65,7 +64,7 @@ class Training(Protocol):
         """Goes on from what :meth:`save` wrote."""
 
 
-def run_job(job: FinetuneJob, training: Training) -> Path:
+def run_job(job: FinetuneJob, training: Training) -> Location:
     """Trains, validates and keeps the best state; a job that was interrupted goes on from its last resumable state.
 
     Returns:
@@ -73,7 +72,6 @@ def run_job(job: FinetuneJob, training: Training) -> Path:
         progress; that policy itself competes.
     """
     config, folder = job.spec.config, job.folder
-    folder.mkdir(parents=True, exist_ok=True)
     history = _resumed(job, training)
     if not history:
         history.append(_validated(job, training, history))
@@ -93,11 +91,9 @@ def run_job(job: FinetuneJob, training: Training) -> Path:
     return folder / BEST
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
+def read_history(folder: Location) -> list[dict[str, float]]:
     """Validations of a job up to its last resumable state, in order; empty for a fresh one."""
-    path = folder / _LATEST
-    history: list[dict[str, float]] = json.loads(path.read_text())["history"] if path.exists() else []
-    return history
+    return _latest(folder)["history"] or []
 
 
 def best_row(history: Sequence[Metrics], max_progress_loss: float) -> Metrics:
@@ -133,21 +129,31 @@ def _validated(job: FinetuneJob, training: Training, history: list[dict[str, flo
     return {"iteration": float(training.iteration)} | scores
 
 
+def _latest(folder: Location) -> dict[str, Any]:
+    """Name of the last resumable state, and the validations up to it; None for both in a fresh folder."""
+    try:
+        found: dict[str, Any] = json.loads((folder / _LATEST).read_text())
+    except FileNotFoundError:
+        return {"state": None, "history": None}
+    return found
+
+
 def _resumed(job: FinetuneJob, training: Training) -> list[dict[str, float]]:
-    path = job.folder / _LATEST
-    if not path.exists():
+    latest = _latest(job.folder)
+    if latest["state"] is None:
         return []
-    training.restore((job.folder / json.loads(path.read_text())["state"]).resolve())
+    training.restore((job.folder / latest["state"]).local())
     log.info("%s: resumed at iteration %d", job.folder.name, training.iteration)
-    return read_history(job.folder)
+    return list(latest["history"])
 
 
 def _save_state(job: FinetuneJob, training: Training, history: list[dict[str, float]]) -> None:
     """Writes a new state beside the old one, then points to it: a kill at any moment leaves a whole one."""
     folder, name = job.folder, f"state-{training.iteration:06d}"
-    shutil.rmtree(folder / name, ignore_errors=True)  # what a killed run may have left
-    training.save((folder / name).resolve())
-    write_text(folder / _LATEST, json.dumps({"state": name, "history": history}, indent=1))
-    for old in folder.glob("state-*"):
-        if old.name != name:
-            shutil.rmtree(old)
+    (folder / name).delete()  # what a killed run may have left
+    with (folder / name).filling() as path:
+        training.save(path)
+    (folder / _LATEST).write_text(json.dumps({"state": name, "history": history}, indent=1))
+    for old in folder.children():
+        if old.startswith("state-") and old != name:
+            (folder / old).delete()

@@ -1,7 +1,6 @@
 """The policy as an RLModule: a Gaussian over the next denoising state, and a critic that sees only the scene."""
 
 import copy
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -53,9 +52,9 @@ class ChainModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     def setup(self) -> None:
         """Builds planner and, where learning happens, critic and the frozen imitation planner."""
         settings = self.model_config
-        self.bank = TokenBank.open(Path(settings["bank"]))
+        self.bank = TokenBank.open(settings["bank"])
         self.chain = load_chain(
-            Path(settings["policy"]),
+            settings["policy"],
             perception_hash=self.bank.perception_hash,
             sigma_floor_m=settings["sigma_floor_m"],
         )

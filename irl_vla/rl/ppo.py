@@ -194,8 +194,8 @@ def ppo_config(spec: TaskSpec) -> PPOConfig:
             rl_module_spec=RLModuleSpec(
                 module_class=ChainModule,
                 model_config={
-                    "policy": str(spec.policy),
-                    "bank": str(spec.bank),
+                    "policy": spec.policy,
+                    "bank": spec.bank,
                     "sigma_floor_m": config.sigma_floor_m,
                     "behaviour_cloning": config.behaviour_cloning,
                     "average": config.average,

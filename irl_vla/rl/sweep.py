@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from ray import tune
@@ -16,7 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from irl_vla.errors import ClusterError
 from irl_vla.judge.validation import ValidationSpec, open_validator
-from irl_vla.ledger.files import content_hash, write_text
+from irl_vla.ledger.files import content_hash
 from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import TrackingConfig, stage_run
 from irl_vla.reward.config import RewardWeights
@@ -47,7 +46,7 @@ class SweepJob:
     validation: ValidationSpec
     config: SweepConfig
     tracking: TrackingConfig
-    folder: Path
+    folder: Location
     root: Location
     name: str
 
@@ -62,10 +61,10 @@ def sweep(job: SweepJob) -> list[dict[str, Any]]:
         ClusterError: if a trial failed; the command again retries it.
         KeyboardInterrupt: if the search was interrupted; the command again goes on with it.
     """
-    state = (job.folder / "tune").resolve()
+    state = job.folder / "tune"
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"CPU": 1})
-    if tune.Tuner.can_restore(str(state)):
-        tuner = tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True, resume_errored=True)
+    if tune.Tuner.can_restore(state.uri):
+        tuner = tune.Tuner.restore(state.uri, trainable=trainable, resume_unfinished=True, resume_errored=True)
     else:
         tuner = _new_tuner(job, trainable, state)
     results = tuner.fit()
@@ -77,7 +76,8 @@ def sweep(job: SweepJob) -> list[dict[str, Any]]:
     done = sum(METRIC in (result.metrics or {}) for result in results)
     if done < job.config.trials:  # Tune takes Ctrl-C for itself and returns what it has
         raise KeyboardInterrupt(f"sweep: {done} of {job.config.trials} trials are done")
-    return ranked([json.loads(path.read_text()) for path in sorted(job.folder.glob(f"trials/*/{_RESULT}"))])
+    trials = job.folder / "trials"
+    return ranked([json.loads((trials / name / _RESULT).read_text()) for name in trials.children()])
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def run_trial(settings: dict[str, float], job: SweepJob) -> None:
     name = trial_name(settings)
     result = job.folder / "trials" / name / _RESULT
     if not result.exists():
-        write_text(result, json.dumps(_fine_tuned(settings, job, name), indent=1))
+        result.write_text(json.dumps(_fine_tuned(settings, job, name), indent=1))
     tune.report({METRIC: json.loads(result.read_text())[METRIC]})
 
 
@@ -123,7 +123,7 @@ def _fine_tuned(settings: Mapping[str, float], job: SweepJob, name: str) -> dict
     return {"trial": name} | {axis: settings[axis] for axis in _AXES} | {"iteration": best["iteration"]} | scores
 
 
-def _new_tuner(job: SweepJob, trainable: Any, state: Path) -> tune.Tuner:
+def _new_tuner(job: SweepJob, trainable: Any, state: Location) -> tune.Tuner:
     ranges = {axis: getattr(job.config, axis) for axis in _AXES}
     space = {axis: tune.loguniform(*bounds) for axis, bounds in ranges.items()}
     search = OptunaSearch(
@@ -138,5 +138,5 @@ def _new_tuner(job: SweepJob, trainable: Any, state: Path) -> tune.Tuner:
         tune_config=tune.TuneConfig(
             search_alg=ConcurrencyLimiter(search, job.config.concurrent), num_samples=job.config.trials
         ),
-        run_config=tune.RunConfig(name=state.name, storage_path=str(state.parent), verbose=1),
+        run_config=tune.RunConfig(name=state.name, storage_path=state.parent.uri, verbose=1),
     )

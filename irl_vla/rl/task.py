@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
@@ -21,7 +21,7 @@ from irl_vla.rl.config import FinetuneConfig
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Paths and settings of fine-tuning; small, hashable and picklable.
+    """Places and settings of fine-tuning; small, hashable and picklable.
 
     Attributes:
         policy: checkpoint of the imitation stage.
@@ -33,11 +33,11 @@ class TaskSpec:
         actors: names of the running scorer actors that score for it; without any, every process scores by itself.
     """
 
-    policy: Path
-    bank: Path
-    reward: Path
-    labels: Path
-    prepared: Path
+    policy: Location
+    bank: Location
+    reward: Location
+    labels: Location
+    prepared: Location
     scorer: ScorerConfig
     config: FinetuneConfig
     seed: int

@@ -199,11 +199,11 @@ def task_spec(experiment: Experiment) -> "TaskSpec":
     from irl_vla.rl.task import TaskSpec
 
     return TaskSpec(
-        policy=policy_path(experiment).path,
-        bank=bank_path(experiment, "train").path,
-        reward=reward_path(experiment).path,
-        labels=labels_path(experiment).path,
-        prepared=experiment.shared.path / "prepared" / experiment.data.train,
+        policy=policy_path(experiment),
+        bank=bank_path(experiment, "train"),
+        reward=reward_path(experiment),
+        labels=labels_path(experiment),
+        prepared=experiment.shared / "prepared" / experiment.data.train,
         scorer=training_scorer(experiment),
         config=experiment.finetune,
         seed=experiment.seed,
@@ -216,7 +216,7 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
 
     store = prepared(experiment, experiment.data.val)
     return ValidationSpec(
-        bank_path(experiment, "val").path, store.folder, reward_path(experiment).path, training_scorer(experiment)
+        bank_path(experiment, "val"), store.folder, reward_path(experiment), training_scorer(experiment)
     )
 
 

@@ -102,7 +102,7 @@ def planned(
         if policy.kind == "baseline":
             yield name, BASELINE_PLANS[name](experiment, store, frames)
         else:
-            bank = TokenBank.open(folders.bank_path(experiment, "test").path)
+            bank = TokenBank.open(folders.bank_path(experiment, "test"))
             chain = load_chain(folders.checkpoint(experiment, name), perception_hash=bank.perception_hash)
             yield name, bank_plans(chain, bank)
 
@@ -112,8 +112,8 @@ def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores],
     model = folders.reward_path(experiment)
     if POLICIES[name].kind != "trained" or not model.exists():
         return {}
-    path = folders.bank_path(experiment, "test").path
-    backend = make_backend(BackendConfig(kind="rwm"), path, model=model.path)
+    path = folders.bank_path(experiment, "test")
+    backend = make_backend(BackendConfig(kind="rwm"), path, model=model)
     judged = scores[name]
     tokens = [frame.token for frame in judged.frames]
     predicted, true = mean_rewards(backend, TokenBank.open(path), tokens, judged.plans, judged.subscores)
@@ -146,7 +146,7 @@ def _best_manoeuvre(experiment: Experiment, store: PreparedStore, frames: Sequen
 
 def _ego_mlp(experiment: Experiment, store: PreparedStore, frames: Sequence[FrameId]) -> dict[str, Floats]:
     del store, frames  # the bank has what it looks at
-    bank = TokenBank.open(folders.bank_path(experiment, "test").path)
+    bank = TokenBank.open(folders.bank_path(experiment, "test"))
     rows = np.flatnonzero(bank.view == ORIGINAL)
     model = load_ego_mlp(folders.checkpoint(experiment, "ego_mlp"))
     plans = ego_mlp_plans(model, bank.ego_history[rows], bank.command[rows])

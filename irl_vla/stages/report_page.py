@@ -19,12 +19,14 @@ from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, requir
 from irl_vla.judge.intervals import group_bootstrap
 from irl_vla.judge.judgement import GENERATED, REAL
 from irl_vla.judge.tables import write_csv
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
 from irl_vla.rl.job import read_history
 from irl_vla.stages.experiment import Experiment
-from irl_vla.train.loop import HISTORY_NAME
+from irl_vla.train import loop
+from irl_vla.train.loop import history_path
 
 _SHOWN: Final = ("human", "imitation", "finetuned")
 _CURVES: Final = (
@@ -46,17 +48,21 @@ _IMITATION_CURVES: Final = (
 log = logging.getLogger(__name__)
 
 
-def write_report(experiment: Experiment, dataset: Dataset) -> Path:
-    """Writes ``report/index.html`` below the experiment's folder of all seeds; returns its path."""
-    folder = experiment.root.path / "report"
-    seeds = sorted(path for path in experiment.root.path.glob("seed-*") if (path / "evaluate" / "results.csv").exists())
+def write_report(experiment: Experiment, dataset: Dataset, folder: Path) -> Path:
+    """Writes ``index.html`` over all seeds that were judged, and what it shows; returns its path.
+
+    Args:
+        folder: of the page.
+    """
+    places = [experiment.root / name for name in experiment.root.children() if name.startswith("seed-")]
+    seeds = [seed for seed in places if (seed / "evaluate" / "results.csv").exists()]
     sections = []
     if len(seeds) > 1:
-        rows = pooled_rows(seeds, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
+        tables = [(seed / "evaluate").local() / "frames.csv" for seed in seeds]
+        rows = pooled_rows(tables, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
         write_csv(folder / "pooled.csv", rows)
         note = "Mean over seeds and frames; differences are paired by frame, intervals resample layouts and seeds."
-        note = f"{note} {read_fingerprint(seeds[0] / 'evaluate' / 'frames.csv')}"
-        sections.append(Section(f"All {len(seeds)} seeds", note, rows=rows))
+        sections.append(Section(f"All {len(seeds)} seeds", f"{note} {read_fingerprint(tables[0])}", rows=rows))
     for seed in seeds:
         sections += _seed_sections(seed, folder)
     sections.append(Section("Scenes", _PICTURES, pictures=_scene_pictures(experiment, dataset, folder)))
@@ -71,15 +77,17 @@ _PICTURES: Final = (
 )
 
 
-def pooled_rows(seeds: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
+def pooled_rows(tables: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
     """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals.
 
     Frames on which some policy of some seed has no score (in reactive traffic) are left out for all.
 
+    Args:
+        tables: ``frames.csv`` of each seed.
+
     Raises:
         CheckpointError: if the seeds were judged by different evaluators, or it is not known by which.
     """
-    tables = [seed / "evaluate" / "frames.csv" for seed in seeds]
     require_comparable(all_fingerprints(tables))
     frames = [_frame_scores(table) for table in tables]
     policies = [name for name in frames[0] if all(name in found for found in frames)]
@@ -113,8 +121,8 @@ def write_sweep(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     return [folder / "trials.csv", picture]
 
 
-def _seed_sections(seed: Path, folder: Path) -> list[Section]:
-    table = seed / "evaluate" / "results.csv"
+def _seed_sections(seed: Location, folder: Path) -> list[Section]:
+    table = (seed / "evaluate").local() / "results.csv"
     note = f"EPDMS times 100. {read_fingerprint(table)}"
     sections = [Section(f"Results, {seed.name}", note, rows=_numbers(table))]
     imitation = _imitation_history(seed)
@@ -125,30 +133,32 @@ def _seed_sections(seed: Path, folder: Path) -> list[Section]:
     if history:
         picture = save(curves_figure(history, "iteration", _CURVES), folder / f"finetune-{seed.name}.png")
         sections.append(Section(f"Fine-tuning, {seed.name}", "Validation split, true score.", pictures=[picture]))
-    tables = sorted((seed / "train_reward").glob("*.csv"))
+    quality = [name for name in (seed / "train_reward").children() if name.endswith(".csv")]
+    tables = [(seed / "train_reward" / name).local() for name in quality]
     sections += [Section(f"Reward model, {seed.name}: {path.stem}", rows=_numbers(path)) for path in tables]
     trade = seed / "sweep" / "trials.csv"
     if trade.exists():
-        picture = save(tradeoff_figure(_numbers(trade)), folder / f"sweep-{seed.name}.png")
-        sections.append(Section(f"Sweep, {seed.name}", rows=_numbers(trade), pictures=[picture]))
+        trials = _numbers(trade.local())
+        picture = save(tradeoff_figure(trials), folder / f"sweep-{seed.name}.png")
+        sections.append(Section(f"Sweep, {seed.name}", rows=trials, pictures=[picture]))
     return sections
 
 
-def _imitation_history(seed: Path) -> list[dict[str, float]]:
-    """Metrics of imitation by step; a step that a resumed run repeated counts once, with its last values."""
+def _imitation_history(seed: Location) -> list[dict[str, float]]:
+    """Metrics of imitation by step."""
+    runs = seed / "pretrain" / "ray"
     rows: dict[int, dict[str, float]] = {}
-    for path in sorted((seed / "pretrain" / "ray").glob(f"*/{HISTORY_NAME}")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            rows.setdefault(entry["step"], {"step": entry["step"]}).update(entry["metrics"])
+    for name in runs.children():
+        for step, metrics in loop.read_history(history_path(runs, name)).items():
+            rows.setdefault(step, {"step": step}).update(metrics)
     return [rows[step] for step in sorted(rows)]
 
 
 def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> list[Path]:
-    path = experiment.folder.path / "evaluate" / "plans.json"
-    if not path.exists():
+    place = experiment.folder / "evaluate" / "plans.json"
+    if not place.exists():
         return []
-    plans = json.loads(path.read_text())
+    plans = json.loads(place.read_text())
     sensors = sensor_config(experiment.model.encoder, allow_missing=True)
     pictures = []
     for token in tokens_to_show(plans, experiment.report.scenes):

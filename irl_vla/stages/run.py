@@ -79,7 +79,7 @@ def label(experiment: Experiment) -> None:
         from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
 
         store = prepared(experiment, experiment.data.train)
-        inputs = LabelInputs(bank_path(experiment, "train").path, store.folder, policy_path(experiment).path)
+        inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
         labels = write_labels(
             inputs, labels_path(experiment).path, experiment.label, training_scorer(experiment), experiment.seed
         )
@@ -92,21 +92,22 @@ def train_reward(experiment: Experiment) -> None:
     stage = folders.train_reward(experiment)
     if _is_done(stage, "train_reward"):
         return
-    folder = stage.begin().path
+    folder = stage.begin()
     with _session(experiment), _tracked(experiment, "train-reward", experiment.train_reward) as run:
         from irl_vla.train.reward_model import train_reward as fit
 
         checkpoint = fit(
-            bank_path(experiment, "train").path,
-            labels_path(experiment).path,
+            bank_path(experiment, "train"),
+            labels_path(experiment),
             experiment.train_reward,
             folder,
             seed=experiment.seed,
             report=run.metrics,
         )
         run.artifact(checkpoint, "checkpoint")
-        for table in sorted(folder.glob("*.csv")):
-            run.artifact(table)
+        for name in folder.children():
+            if name.endswith(".csv"):
+                run.artifact(folder / name)
     stage.finish()
 
 
@@ -115,7 +116,7 @@ def finetune(experiment: Experiment) -> None:
     stage = folders.finetune(experiment)
     if _is_done(stage, "finetune"):
         return
-    folder = stage.begin().path
+    folder = stage.begin()
     with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
         from irl_vla.rl.control import train_control
@@ -131,7 +132,7 @@ def finetune(experiment: Experiment) -> None:
 def sweep(experiment: Experiment) -> None:
     """Searches the reward weights; trials are ranked by the true score."""
     stage = folders.sweep(experiment)
-    folder = stage.begin().path
+    folder = stage.begin()
     with _session(experiment), _tracked(experiment, "sweep", experiment.sweep) as run:
         from irl_vla.rl.sweep import SweepJob
         from irl_vla.rl.sweep import sweep as search
@@ -148,15 +149,16 @@ def sweep(experiment: Experiment) -> None:
                 name=folders.title(experiment),
             )
         )
-        for path in write_sweep(rows, folder):
-            run.artifact(path)
+        with folder.filling() as here:
+            for path in write_sweep(rows, here):
+                run.artifact(path)
     stage.finish()
 
 
 def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
     folders.require_policies(experiment)
-    dataset, folder = folders.judged_dataset(experiment), experiment.folder.path / "evaluate"
+    dataset = folders.judged_dataset(experiment)
     with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.judge.for_each import on_ray
@@ -165,21 +167,23 @@ def evaluate(experiment: Experiment) -> None:
 
         perceive_test_split(experiment, dataset)
         store = prepared(experiment, experiment.data.test, dataset)
-        for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
-            run.artifact(path)
-        evaluator = read_fingerprint(folder / "results.csv")
-        run.artifact(sidecar(folder / "results.csv"))
+        with folders.stage_folder(experiment, "evaluate").filling() as folder:
+            for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
+                run.artifact(path)
+            evaluator = read_fingerprint(folder / "results.csv")
+            run.artifact(sidecar(folder / "results.csv"))
         run.tags({MLFLOW_TAG: evaluator.short, f"{MLFLOW_TAG}.self_check": evaluator.self_check})
 
 
 def report(experiment: Experiment) -> None:
     """Collects tables and pictures of all seeds into one HTML page."""
-    with _tracked(experiment, "report", experiment.report) as run:
+    place = experiment.root / "report"
+    with _tracked(experiment, "report", experiment.report) as run, place.filling() as folder:
         from irl_vla.stages.report_page import write_report
 
-        page = write_report(experiment, folders.dataset(experiment))
-        run.artifact(page.parent, "report")
-    log.info("open %s", page)
+        write_report(experiment, folders.dataset(experiment), folder)
+        run.artifact(folder, "report")
+    log.info("open %s", place / "index.html")
 
 
 def run(experiment: Experiment) -> None:

@@ -6,7 +6,6 @@ Batches are a function of (seed, step, worker), so a run that was stopped and re
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -56,8 +55,8 @@ class FitJob:
         folder: of Ray Train's own checkpoints.
     """
 
-    bank: Path
-    labels: Path
+    bank: Location
+    labels: Location
     folder: Location
     config: RewardTrainConfig
     seed: int
@@ -93,8 +92,8 @@ class Ensemble(nn.Module):
 
 
 def train_reward(
-    bank: Path, labels: Path, config: RewardTrainConfig, folder: Path, *, seed: int, report: Report
-) -> Path:
+    bank: Location, labels: Location, config: RewardTrainConfig, folder: Location, *, seed: int, report: Report
+) -> Location:
     """Fits, writes the checkpoint and the held-out quality (``quality.json`` and two CSV tables) into ``folder``.
 
     Call it again after an interruption: it goes on from the last checkpoint of the same configuration.
@@ -110,7 +109,7 @@ def train_reward(
         CheckpointError: if bank and labels do not fit, or hold fewer than two groups.
         ClusterError: if training failed on the cluster more often than ``config.max_failures``.
     """
-    job = FitJob(bank, labels, Location.of(folder) / "training", config, seed)
+    job = FitJob(bank, labels, folder / "training", config, seed)
     data = open_data(job)
     name = run_name(job, data)
     spec = RunSpec("train-reward", name, job.folder, config.steps, config.workers, config.use_gpu, config.max_failures)

@@ -9,6 +9,7 @@ import torch
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.geometry import Floats
 from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
 from irl_vla.policy.token_bank import BankRows
@@ -70,15 +71,16 @@ def make_micro(folder: Path, config: FinetuneConfig, has_plan: np.ndarray | None
     )
     tokens = rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32)
     store_bank(folder / "bank", layout, perception_hash(policy.encoder), tokens, rows)
-    absent = folder / "absent"
-    return TaskSpec(folder / "policy", folder / "bank", absent, absent, absent, ScorerConfig(), config, seed=0)
+    place = Location.of(folder)
+    absent = place / "absent"
+    return TaskSpec(place / "policy", place / "bank", absent, absent, absent, ScorerConfig(), config, seed=0)
 
 
 def make_scored(folder: Path, config: FinetuneConfig) -> TaskSpec:
     """As :func:`make_micro`, with prepared scenes for the true scorer: any process can open it, nothing is replaced."""
     spec = make_micro(folder, config.with_overrides({"backend.kind": "scorer"}))
     _, store = write_world(folder / "roads", rows=ROWS)  # of the same tokens
-    return replace(spec, prepared=store)
+    return replace(spec, prepared=Location.of(store))
 
 
 @dataclass(frozen=True)

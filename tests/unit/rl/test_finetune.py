@@ -107,7 +107,7 @@ def test_stopped_and_resumed_equals_straight(spec: TaskSpec) -> None:
     assert [row["iteration"] for row in history] == [0, 2, 4]
 
     resumed = ppo_config(spec).build_algo()
-    state = next((spec.policy.parent / "finetune").glob("state-*"))
+    state = next((spec.policy.parent / "finetune").path.glob("state-*"))
     resumed.restore_from_path(str(state))
     for found, wanted in zip(weights_of(resumed), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

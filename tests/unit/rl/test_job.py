@@ -51,7 +51,7 @@ class Counting:
         return self.chain
 
     def save(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "number").write_text(str(self.iteration))
 
     def restore(self, folder: Path) -> None:
@@ -101,4 +101,4 @@ def test_a_run_goes_on_from_its_last_state(spec: TaskSpec) -> None:
     run_job(job, resumed)
     assert resumed.done == [4, 5, 6]
     assert [entry["iteration"] for entry in read_history(job.folder)] == [0, 2, 4, 6]
-    assert [path.name for path in job.folder.glob("state-*")] == ["state-000006"]
+    assert [path.name for path in job.folder.path.glob("state-*")] == ["state-000006"]

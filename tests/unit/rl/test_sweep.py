@@ -8,6 +8,7 @@ import pytest
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.judge.validation import ValidationSpec
+from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import TrackingConfig
 from irl_vla.reward.config import RewardWeights
 from irl_vla.rl import sweep
@@ -20,7 +21,15 @@ from irl_vla.rl.task import TaskSpec
 def job(spec: TaskSpec, tmp_path: Path) -> SweepJob:
     absent = tmp_path / "absent"
     validation = ValidationSpec(absent, absent, absent, ScorerConfig())
-    return SweepJob(spec, validation, SweepConfig(), TrackingConfig(enabled=False), tmp_path / "sweep", tmp_path, "x")
+    return SweepJob(
+        spec,
+        validation,
+        SweepConfig(),
+        TrackingConfig(enabled=False),
+        Location.of(tmp_path / "sweep"),
+        Location.of(tmp_path),
+        "x",
+    )
 
 
 def settings(safety: float) -> dict[str, float]:
@@ -50,7 +59,7 @@ def test_every_trial_has_its_own_folder_and_a_whole_one_is_not_run_again(
         run_trial(settings(safety), job)
     assert ran == [0.001, 0.004]
     assert reported == [0.001, 0.004, 0.001]
-    results = sorted(json.loads(path.read_text())["epdms"] for path in job.folder.glob("trials/*/result.json"))
+    results = sorted(json.loads(path.read_text())["epdms"] for path in job.folder.path.glob("trials/*/result.json"))
     assert results == [0.001, 0.004]
 
 

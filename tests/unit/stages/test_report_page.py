@@ -78,8 +78,12 @@ def seeds(tmp_path: Path) -> list[Path]:
     ]
 
 
+def frame_tables(seeds: list[Path]) -> list[Path]:
+    return [seed / "evaluate" / "frames.csv" for seed in seeds]
+
+
 def test_seeds_are_pooled_and_differences_paired(seeds: list[Path]) -> None:
-    rows = {str(row["policy"]): row for row in show.pooled_rows(seeds, ["imitation"], 500)}
+    rows = {str(row["policy"]): row for row in show.pooled_rows(frame_tables(seeds), ["imitation"], 500)}
     assert set(rows) == {"imitation", "finetuned"}, "a policy that a seed lacks is not pooled"
     assert rows["imitation"]["epdms"] == pytest.approx(40.0)
     assert rows["finetuned"]["epdms"] == pytest.approx(60.0)
@@ -95,10 +99,10 @@ def test_seeds_that_were_judged_differently_are_not_pooled(seeds: list[Path]) ->
     write_fingerprint(table, replace(EVALUATOR, scorer={"filter_convention": "before"}, frames=3))
     message = r"seed-0.*seed-1.*cannot be compared \(frames: 4 / 3; scorer.filter_convention: 'corrected' / 'before'\)"
     with pytest.raises(CheckpointError, match=message):
-        show.pooled_rows(seeds, [], 100)
+        show.pooled_rows(frame_tables(seeds), [], 100)
     sidecar(table).unlink()
     with pytest.raises(CheckpointError, match="nobody knows how it was judged"):
-        show.pooled_rows(seeds, [], 100)
+        show.pooled_rows(frame_tables(seeds), [], 100)
 
 
 def scored(**scores: list[float]) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
     write_table(seeds[1] / "train_reward" / "quality.csv", [{"head": "nc", "auc": 0.9}])
     (tmp_path / "x" / "seed-2").mkdir()  # not judged yet
     experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
-    page = show.write_report(experiment, SimpleNamespace())
+    page = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report")
     text = page.read_text()
     assert page == tmp_path / "x" / "report" / "index.html"
     for title in (
