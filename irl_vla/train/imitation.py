@@ -31,7 +31,7 @@ from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.encoder import parameter_groups, weighted_loss
 from irl_vla.policy.planner_config import PolicyConfig
 from irl_vla.policy.vla import Policy, build_policy, save_policy
-from irl_vla.train.bank import write_bank
+from irl_vla.train.bank import write_banks
 from irl_vla.train.config import ImitationConfig
 from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
 from irl_vla.train.encode import SampleJob, write_samples
@@ -154,12 +154,12 @@ def pretrain(
         SceneError: if no training scene has a plan to imitate.
         ClusterError: if training failed more often than ``config.max_failures``.
     """
-    samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
+    samples = write_samples({name: sample_job(inputs, name, policy, config) for name in SPLITS})
     _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
     checkpoint = save_policy(trained, folder / "policy", policy, provenance)
-    for name in SPLITS:
-        write_bank(checkpoint.folder, samples[name].place, folder / "banks" / name, config.bank, config.use_gpu)
+    places = {name: samples[name].place for name in SPLITS}
+    write_banks(checkpoint.folder, places, Location.of(folder) / "banks", config.bank, config.use_gpu)
     return checkpoint.folder
 
 
