@@ -45,7 +45,7 @@ from irl_vla.train.imitation import (
 )
 from irl_vla.train.loop import ALONE
 from irl_vla.train.samples import Samples, open_samples, sample_record, stored_layout
-from irl_vla.train.validation import chosen_rows, validate
+from irl_vla.train.validation import chosen_rows, predict, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
 from irl_vla.world.painted_views import view_sensors
@@ -229,6 +229,8 @@ def test_validation_counts_what_it_says(inputs: PretrainInputs, samples: Samples
     assert len(chosen_rows(val, 0)) == 8
     metrics = validate(trainee(samples).policy.eval(), val, None, ScorerConfig(), logs=0)
     assert metrics["fde_m"] > metrics["ade_m"] > 0
+    nothing = predict(trainee(samples).policy, val, np.zeros(0, np.int64), "cpu")  # a worker without a log
+    assert [part.shape for part in nothing] == [(0, 8, 3), (0, 2)]
     assert 0 <= metrics["answer_accuracy"] <= 1
     actual = val.take(np.arange(8))["meta_action"]
     assert metrics["answer_majority"] == pytest.approx(np.unique(actual, axis=0, return_counts=True)[1].max() / 8)
