@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +106,43 @@ def test_what_an_error_of_the_project_arose_from_does_not_hide_it() -> None:
     error = ConfigError("x.yaml: cannot be read")
     error.__cause__ = PermissionError(errno.EACCES, "Permission denied", "x.yaml")
     assert explain(error) == "ConfigError: x.yaml: cannot be read"
+
+
+WITH_RAY = """
+import errno, os, sys
+from irl_vla.cli.outcome import exit_status
+from irl_vla.stages.session import RayConfig, ray_session
+
+def write(batch):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/x/shard-3.parquet")
+
+class Writer:
+    def __call__(self, batch):
+        write(batch)
+
+def task():
+    import ray
+    ray.get(ray.remote(write).remote(0))
+
+def data():
+    import ray.data
+    pool = ray.data.ActorPoolStrategy(size=1)
+    ray.data.from_items([{"row": 0}]).map_batches(Writer, batch_size=1, compute=pool).count()
+
+def work():
+    with ray_session(RayConfig(cpus=1, object_store_mb=80)):
+        assert exit_status(task) == 2
+        assert exit_status(data) == 2
+
+sys.exit(exit_status(work))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_a_worker_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITH_RAY]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if "irl_vla.cli.outcome" in line]
+    assert len(lines) == 2
+    assert all("/runs/x/shard-3.parquet: no space left on device; free some space" in line for line in lines)
