@@ -76,8 +76,8 @@ def dataset_fingerprint(dataset: Dataset, splits: Sequence[str], cache: Path | N
     What was read is remembered in ``cache`` by size and time of modification, so that a second call only lists folders
     and reads the split files. Estimates for ``navtrain`` with all sensors (1,192 logs of 14 GB in all, 0.9 million
     sensor files): the first call reads the logs and 12 kB of each sensor file, minutes from a local disk and longer
-    from one in the network; a second one takes a ``stat`` a sensor file and a second for the split file. The reference
-    world (744 logs, 71,000 sensor files) is read whole, 2.8 GB.
+    from one in the network; a second one takes a ``stat`` a sensor file and a second for the split file. As many files
+    as the reference world has (744 logs, 71,000 sensor files, all read whole) took 8 s on two cores, then 0.9 s.
 
     Args:
         splits: names, in any order; two-stage splits bring their second-stage scenes and the sensors of these.
