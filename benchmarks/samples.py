@@ -55,11 +55,11 @@ def encode_by_actors(folder: Path, logs: int) -> None:
     """Each number of actors twice: the shorter run has a quarter of the logs, so that the start-up drops out."""
     rates = {}
     with ray_session(RayConfig(cpus=2)):
-        write_samples(job_of(folder / "warm", 2, 2))
+        write_samples({"train": job_of(folder / "warm", 2, 2)})
         for workers in (1, 2):
             job = job_of(folder, logs, workers)
             start = time.perf_counter()
-            samples = write_samples(job)
+            samples = write_samples({"train": job})["train"]
             first = time.perf_counter() - start
             shards = list(samples.stored.names)
             kept = shards[: len(shards) // 4]
@@ -68,7 +68,7 @@ def encode_by_actors(folder: Path, logs: int) -> None:
                     (job.folder / f"{name}.arrow").delete()
             fewer = int(sum(np.diff(samples.stored.starts)[: len(kept)]))
             start = time.perf_counter()
-            write_samples(job)
+            write_samples({"train": job})
             second = time.perf_counter() - start
             rates[workers] = (len(samples) - fewer) / (first - second)
             overhead = first - len(samples) / rates[workers]

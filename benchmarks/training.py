@@ -54,7 +54,7 @@ def fit(folder: Path, steps: int, after: After) -> None:
         drawn_labels(bank),
         steps=range(steps),
         job=job,
-        after=after,  # type: ignore[arg-type]
+        after=after,
     )
 
 

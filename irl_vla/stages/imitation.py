@@ -49,5 +49,5 @@ def perceive_test_split(experiment: Experiment, dataset: "Dataset") -> None:
         "test",
         folders.policy_path(experiment),
         experiment.pretrain,
-        folders.bank_path(experiment, "test"),
+        folders.bank_path(experiment, "test").parent,
     )

@@ -1,7 +1,8 @@
-"""From samples to a token bank: a Ray Data actor takes a shard of samples and writes that of the bank."""
+"""From samples to token banks: a Ray Data actor takes a shard of samples and writes that of the bank."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from irl_vla.ledger.arrays import SUFFIX, open_shard, unfit_shards
+from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import observation_batch
@@ -19,6 +21,7 @@ from irl_vla.policy.token_bank import (
     REMEDY,
     BankRows,
     TokenBank,
+    TokenLayout,
     bank_artefact,
     bank_columns,
     finish_bank,
@@ -34,45 +37,53 @@ _ROWS_PER_BATCH = 32
 log = logging.getLogger(__name__)
 
 
-def write_bank(
+@dataclass(frozen=True)
+class Work:
+    """A bank, and the samples that it is made from."""
+
+    samples: Location
+    bank: Artefact
+
+
+def write_banks(
     policy: Location | Path,
-    samples: Location | Path,
-    place: Location | Path,
+    samples: Mapping[str, Location],
+    folder: Location,
     config: BankConfig,
     use_gpu: bool = False,
-) -> TokenBank:
+) -> dict[str, TokenBank]:
     """Encodes all rows of samples by the perception of a policy, or what is missing of them.
 
     Args:
         policy: its checkpoint folder.
-        samples: folder of finished samples.
+        samples: name to folder of finished samples; the bank lies below ``folder`` under the same name.
 
     Raises:
         ConfigError: if the folder holds a bank of another perception or of other samples.
         CheckpointError: if the tokens are not finite in half precision.
     """
-    record = sample_record(samples)
     encoder = load_policy(policy)[0].encoder
-    layout = token_layout(encoder.config)
-    bank = bank_artefact(Location.of(place), layout, perception_hash(encoder), record.fingerprint)
-    shards: dict[str, int] = dict(record.facts["shards"])
+    layout, perception = token_layout(encoder.config), perception_hash(encoder)
+    records = {name: sample_record(place) for name, place in samples.items()}
+    shards: dict[str, dict[str, int]] = {name: dict(record.facts["shards"]) for name, record in records.items()}
+    works: dict[str, Work] = {}
+    sizes: dict[str, int] = {}
+    for name, place in samples.items():
+        bank = bank_artefact(folder / name, layout, perception, records[name].fingerprint)
+        works[name] = Work(place, bank)
+        sizes |= {f"{name}/{log}": shards[name][log] for log in begin(bank, shards[name], layout)}
+    _encode_shards(policy, works, sizes, config, use_gpu)
+    return {name: finish_bank(work.bank, shards[name]) for name, work in works.items()}
+
+
+def begin(bank: Artefact, shards: Mapping[str, int], layout: TokenLayout) -> list[str]:
+    """Names of the shards of a bank that have to be made."""
     unfit = unfit_shards(bank.folder, shards, bank_columns(layout), bank.fingerprint, REMEDY)
-    if bank.is_whole():
-        if not unfit:
-            return TokenBank.open(bank.folder)
+    if not bank.is_whole():
+        bank.begin()
+    elif unfit:
         bank.reopen()
-    bank.begin()
-    gpus = _gpus(config, use_gpu)
-    if config.workers == 0:
-        write_here = BankWriter(policy, Location.of(samples), bank.folder, use_gpu=gpus > 0)
-        for name in unfit:
-            write_here(name)
-    else:
-        most = max(int(session_gpus() / gpus), 1) if gpus else session_cpus()
-        plan = ShardPlan(f"token bank {bank.folder.name}", "rows", config.workers or most, gpus=gpus)
-        arguments = (Location.of(policy), Location.of(samples), bank.folder, gpus > 0)
-        write_shards(BankWriter, arguments, {name: shards[name] for name in unfit}, plan)
-    return finish_bank(bank, shards)
+    return unfit
 
 
 class BankWriter:
@@ -80,22 +91,22 @@ class BankWriter:
 
     Args:
         policy: checkpoint folder, for its perception.
-        samples: folder of the samples.
-        bank: folder of the bank.
+        works: by name.
     """
 
-    def __init__(self, policy: Location | Path, samples: Location, bank: Location, use_gpu: bool) -> None:
+    def __init__(self, policy: Location | Path, works: Mapping[str, Work], use_gpu: bool) -> None:
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._encoder = load_policy(policy)[0].encoder.to(self._device)
-        self._samples, self._record = samples, sample_record(samples)
-        self._layout = token_layout(self._encoder.config)
-        self._bank = bank_artefact(bank, self._layout, perception_hash(self._encoder), self._record.fingerprint)
+        self._layout, self._works = token_layout(self._encoder.config), works
 
     def __call__(self, name: str) -> int:
-        """Writes the shard of a log; returns its rows."""
-        path = shard_path(self._samples, name, SUFFIX).local()
-        shard = open_shard(path, stored_layout(self._record), self._record.fingerprint, REMEDY)
-        return write_bank_shard(self._bank, name, self._layout, self._encoded(shard.rows_of(), shard.rows))
+        """Writes a shard, "<name of the work>/<log>"; returns its rows."""
+        whose, _, log_name = name.partition("/")
+        work = self._works[whose]
+        record = sample_record(work.samples)
+        path = shard_path(work.samples, log_name, SUFFIX).local()
+        shard = open_shard(path, stored_layout(record), record.fingerprint, REMEDY)
+        return write_bank_shard(work.bank, log_name, self._layout, self._encoded(shard.rows_of(), shard.rows))
 
     def _encoded(self, columns: dict[str, NDArray[Any]], count: int) -> Iterator[tuple[NDArray[Any], BankRows]]:
         for start in range(0, count, _ROWS_PER_BATCH):
@@ -109,6 +120,23 @@ def encode(encoder: SceneEncoder, columns: dict[str, NDArray[Any]], device: torc
         tokens = pack_tokens(encoder(observation_batch(columns).to(device)))
     result: NDArray[np.float32] = tokens.float().cpu().numpy()
     return result
+
+
+def _encode_shards(
+    policy: Location | Path, works: Mapping[str, Work], sizes: Mapping[str, int], config: BankConfig, use_gpu: bool
+) -> None:
+    """Writes the shards of these sizes, here or by actors."""
+    if not sizes:
+        return
+    gpus = _gpus(config, use_gpu)
+    arguments = (Location.of(policy), works, gpus > 0)
+    if config.workers == 0:
+        write_here = BankWriter(*arguments)
+        for name in sizes:
+            write_here(name)
+        return
+    most = max(int(session_gpus() / gpus), 1) if gpus else session_cpus()
+    write_shards(BankWriter, arguments, sizes, ShardPlan("token banks", "rows", config.workers or most, gpus=gpus))
 
 
 def _gpus(config: BankConfig, use_gpu: bool) -> float:

@@ -5,6 +5,7 @@ log are one shard. Before that, one look at every scene tells which rows there w
 """
 
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from irl_vla.train.loop import session_cpus
 from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
 
 _ROWS_PER_BATCH: Final = 32
+#: File beside the shards with the tokens of every log's rows, where actors look them up.
+_ROWS_NAME: Final = "rows.json"
 
 log = logging.getLogger(__name__)
 
@@ -75,33 +78,85 @@ class SampleJob:
         return Artefact(self.folder, identity, REMEDY)
 
 
-def write_samples(job: SampleJob) -> Samples:
-    """Encodes a split, or what is missing of it; a shard that is damaged is made again.
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for the samples of a split.
+
+    Attributes:
+        found: its scenes, and the sensor files that lack.
+        rows: log to the tokens of its rows, in order.
+        unfit: the logs whose shards have to be made.
+    """
+
+    job: SampleJob
+    found: SensorInventory
+    rows: Mapping[str, Sequence[str]]
+    unfit: Sequence[str]
+
+
+def write_samples(jobs: Mapping[str, SampleJob]) -> dict[str, Samples]:
+    """Encodes splits, or what is missing of them; a shard that is damaged is made again.
+
+    Args:
+        jobs: by name; all logs of all of them are one queue for the actors.
 
     Raises:
-        ConfigError: if the folder holds samples of another identity.
+        ConfigError: if a folder holds samples of another identity.
         CheckpointError: if a shard belongs to other samples.
-        SceneError: if the split has no scene, or as :func:`require_sensors`.
+        SceneError: if a split has no scene, or as :func:`require_sensors`.
         LogFormatError: if a log or a sensor file cannot be read.
     """
+    works = {name: work for name, job in jobs.items() if (work := begin(job)) is not None}
+    encode_logs(works)
+    for work in works.values():
+        finish(work)
+    return {name: open_samples(job.folder) for name, job in jobs.items()}
+
+
+def begin(job: SampleJob) -> Work | None:
+    """Finds out what is missing; None if nothing is. Raises as :func:`write_samples`."""
     artefact, layout = job.artefact, sample_columns(job.encoder)
     if artefact.is_whole():
         shards = dict(artefact.require().facts["shards"])
         if not unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY):
-            return open_samples(job.folder)
+            return None
         artefact.reopen()
     found = spread_inventory(job.dataset, job.split, sensor_config(job.encoder, allow_missing=True))
     require_sensors(job, found)
-    listing = list_rows(job, found)
+    rows = list_rows(job, found)
     artefact.begin()
-    shards = {name: len(tokens) for name, tokens in listing.items()}
+    (job.folder / _ROWS_NAME).write_text(json.dumps(rows))
+    shards = {name: len(tokens) for name, tokens in rows.items()}
     unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY)
-    total = sum(shards.values())
-    log.info("samples of %s: %d rows of %d logs, %d logs to encode", job.split, total, len(shards), len(unfit))
-    _encode_logs(job, {name: listing[name] for name in unfit})
-    facts = {"rows": total, "shards": [list(item) for item in shards.items()], "columns": layout_facts(layout)}
-    artefact.finish(facts | {"scenes": len(found.log_of), "missing_sensors": missing_counts(found)})
-    return open_samples(job.folder)
+    log.info("samples of %s: %d logs, %d of them to encode", job.split, len(shards), len(unfit))
+    return Work(job, found, rows, unfit)
+
+
+def encode_logs(works: Mapping[str, Work]) -> None:
+    """Writes the shards that have to be made, here or by actors."""
+    sizes = {f"{name}/{log}": len(work.rows[log]) for name, work in works.items() for log in work.unfit}
+    if not sizes:
+        return
+    jobs = {name: work.job for name, work in works.items()}
+    workers = next(iter(jobs.values())).samples.workers
+    if workers == 0:
+        encode_here = SampleWriter(jobs)
+        for shard in sizes:
+            encode_here(shard)
+        return
+    write_shards(SampleWriter, (jobs,), sizes, ShardPlan("samples", "rows", workers or session_cpus()))
+
+
+def finish(work: Work) -> None:
+    """Writes the record of whole samples."""
+    facts = {
+        "rows": sum(map(len, work.rows.values())),
+        "scenes": len(work.found.log_of),
+        "shards": [[name, len(tokens)] for name, tokens in work.rows.items()],
+        "columns": layout_facts(sample_columns(work.job.encoder)),
+        "missing_sensors": missing_counts(work.found),
+    }
+    work.job.artefact.finish(facts)
 
 
 def require_sensors(job: SampleJob, found: SensorInventory) -> None:
@@ -145,18 +200,20 @@ class SampleWriter:
     """Encodes whole logs, each into one shard.
 
     Args:
-        tokens: log to the tokens of its rows, in order.
+        jobs: by name; their rows are listed in their folders.
     """
 
-    def __init__(self, job: SampleJob, tokens: Mapping[str, Sequence[str]]) -> None:
-        self._job, self._tokens = job, tokens
-        self._fingerprint, self._layout = job.artefact.fingerprint, sample_columns(job.encoder)
+    def __init__(self, jobs: Mapping[str, SampleJob]) -> None:
+        self._jobs = jobs
+        self._rows = {name: json.loads((job.folder / _ROWS_NAME).read_text()) for name, job in jobs.items()}
 
     def __call__(self, name: str) -> int:
-        """Writes the shard of a log; returns its rows."""
-        with shard_path(self._job.folder, name, SUFFIX).writing() as path:
-            rows = in_batches(encoded_rows(self._job, name, self._tokens[name]), _ROWS_PER_BATCH)
-            return write_rows(path, self._layout, rows, self._fingerprint)
+        """Writes a shard, "<name of the job>/<log>"; returns its rows."""
+        whose, _, log_name = name.partition("/")
+        job = self._jobs[whose]
+        with shard_path(job.folder, log_name, SUFFIX).writing() as path:
+            rows = in_batches(encoded_rows(job, log_name, self._rows[whose][log_name]), _ROWS_PER_BATCH)
+            return write_rows(path, sample_columns(job.encoder), rows, job.artefact.fingerprint)
 
 
 def encoded_rows(job: SampleJob, log_name: str, tokens: Sequence[str]) -> Iterator[Rows]:
@@ -230,17 +287,6 @@ def target_config(encoder: EncoderConfig) -> TargetConfig:
     return TargetConfig(
         x_min_m=grid.x_min_m, x_max_m=grid.x_max_m, y_min_m=grid.y_min_m, y_max_m=grid.y_max_m, cell_m=grid.cell_m
     )
-
-
-def _encode_logs(job: SampleJob, tokens: Mapping[str, Sequence[str]]) -> None:
-    """Writes the shards of some logs, here or by actors."""
-    if job.samples.workers == 0:
-        encode_here = SampleWriter(job, tokens)
-        for name in tokens:
-            encode_here(name)
-        return
-    plan = ShardPlan(f"samples of {job.split}", "rows", job.samples.workers or session_cpus())
-    write_shards(SampleWriter, (job, tokens), {name: len(rows) for name, rows in tokens.items()}, plan)
 
 
 def _row_tokens(job: SampleJob, token: str) -> list[str]:

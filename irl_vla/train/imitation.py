@@ -29,9 +29,8 @@ from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, observatio
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.encoder import parameter_groups, weighted_loss
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import Policy, build_policy, load_policy, save_policy
-from irl_vla.train.bank import write_bank
+from irl_vla.train.bank import write_banks
 from irl_vla.train.config import ImitationConfig
 from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
 from irl_vla.train.encode import SampleJob, write_samples
@@ -156,28 +155,29 @@ def pretrain(
         SceneError: if no training scene has a plan to imitate.
         ClusterError: if training failed more often than ``config.max_failures``.
     """
-    samples = {name: write_samples(sample_job(inputs, name, policy, config)) for name in SPLITS}
+    samples = write_samples({name: sample_job(inputs, name, policy, config) for name in SPLITS})
     _fit_baseline(samples["train"], config, folder / "ego_mlp", seed)
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
     checkpoint = save_policy(trained, folder / "policy", policy, provenance).folder
-    for name in SPLITS:
-        write_bank(checkpoint, samples[name].place, folder / "banks" / name, config.bank, config.use_gpu)
+    places = {name: samples[name].place for name in SPLITS}
+    write_banks(checkpoint, places, folder / "banks", config.bank, config.use_gpu)
     return checkpoint
 
 
 def encode_split(
     inputs: PretrainInputs, purpose: str, checkpoint: Location, config: ImitationConfig, folder: Location
-) -> TokenBank:
-    """The token bank of one more split, as a trained policy perceives it; what is there already is kept.
+) -> None:
+    """Writes the token bank of one more split, as a trained policy perceives it; what is there already is kept.
 
     Args:
         purpose: "test", of ``inputs.splits``.
         checkpoint: of the policy.
-        folder: of the bank.
+        folder: of banks; this one has the name of the split.
     """
     _, policy = load_policy(checkpoint)
-    samples = write_samples(sample_job(inputs, purpose, policy, config))
-    return write_bank(checkpoint, samples.place, folder, config.bank, config.use_gpu)
+    job = sample_job(inputs, purpose, policy, config)
+    samples = write_samples({purpose: job})[purpose]
+    write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu)
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:

@@ -30,7 +30,7 @@ from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.planner_config import DecoderConfig, PlannerConfig, PolicyConfig
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy, perception_hash, save_policy
-from irl_vla.train.bank import write_bank
+from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig, EgoMlpConfig, ImitationConfig, SampleConfig
 from irl_vla.train.encode import encode_view, write_samples
 from irl_vla.train.imitation import (
@@ -45,7 +45,7 @@ from irl_vla.train.imitation import (
 )
 from irl_vla.train.loop import ALONE
 from irl_vla.train.samples import Samples, open_samples, sample_record, stored_layout
-from irl_vla.train.validation import chosen_rows, validate
+from irl_vla.train.validation import chosen_rows, predict, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
 from irl_vla.world.painted_views import view_sensors
@@ -98,7 +98,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> PretrainInputs:
 
 @pytest.fixture(scope="module")
 def samples(inputs: PretrainInputs) -> Samples:
-    return write_samples(sample_job(inputs, "train", POLICY, CONFIG))
+    return write_samples({"train": sample_job(inputs, "train", POLICY, CONFIG)})["train"]
 
 
 def trainee(samples: Samples) -> Trainee:
@@ -154,10 +154,10 @@ def test_samples_are_taken_up_and_mended(
     (tmp_path / "half").write_bytes(first.read_bytes()[:5000])
     (tmp_path / "half").replace(first)  # what is mapped into memory must not shrink
     stamp = second.stat().st_mtime_ns
-    again = write_samples(job)
+    again = write_samples({"train": job})["train"]
     assert f"{first.name}: expected a whole Arrow file" in caplog.text
     first.unlink()
-    again = write_samples(job)
+    again = write_samples({"train": job})["train"]
     assert second.stat().st_mtime_ns == stamp, "a whole shard is not touched"
     assert again.fingerprint == samples.fingerprint
     for name, array in again.take(np.arange(len(again))).items():
@@ -173,7 +173,7 @@ def test_samples_are_taken_up_and_mended(
 )
 def test_samples_of_other_data_or_seed_are_refused(inputs: PretrainInputs, samples: Samples, change, named) -> None:
     with pytest.raises(ConfigError, match=re.escape(named)):
-        write_samples(sample_job(replace(inputs, **change), "train", POLICY, CONFIG))
+        write_samples({"train": sample_job(replace(inputs, **change), "train", POLICY, CONFIG)})
     workers = CONFIG.with_overrides({"samples.workers": None})
     assert sample_job(inputs, "train", POLICY, workers).artefact.fingerprint == samples.fingerprint
 
@@ -223,21 +223,28 @@ def test_loss_falls_on_scenes_that_are_seen_again_and_again(samples: Samples) ->
 
 
 def test_validation_counts_what_it_says(inputs: PretrainInputs, samples: Samples) -> None:
-    val = write_samples(sample_job(inputs, "val", POLICY, CONFIG))
+    val = write_samples({"val": sample_job(inputs, "val", POLICY, CONFIG)})["val"]
     assert set(val.rows.view) == {"original"}
     assert len(chosen_rows(val, 1)) == 4
     assert len(chosen_rows(val, 0)) == 8
     metrics = validate(trainee(samples).policy.eval(), val, None, ScorerConfig(), logs=0)
     assert metrics["fde_m"] > metrics["ade_m"] > 0
+    nothing = predict(trainee(samples).policy, val, np.zeros(0, np.int64), "cpu")  # a worker without a log
+    assert [part.shape for part in nothing] == [(0, 8, 3), (0, 2)]
     assert 0 <= metrics["answer_accuracy"] <= 1
     actual = val.take(np.arange(8))["meta_action"]
     assert metrics["answer_majority"] == pytest.approx(np.unique(actual, axis=0, return_counts=True)[1].max() / 8)
 
 
+def bank_of(samples: Samples, folder: Path, use_gpu: bool = False) -> TokenBank:
+    places = {"bank": samples.place}
+    return write_banks(folder / "policy", places, Location.of(folder), BankConfig(workers=0), use_gpu)["bank"]
+
+
 def test_bank_holds_the_tokens_of_the_frozen_encoder(samples: Samples, tmp_path: Path) -> None:
     policy = trainee(samples).policy.eval()
     save_policy(policy, tmp_path / "policy", POLICY, Provenance(0))
-    bank = write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0))
+    bank = bank_of(samples, tmp_path)
     assert bank.perception_hash == perception_hash(policy.encoder)
     np.testing.assert_array_equal(bank.token, samples.rows.token)
     with torch.inference_mode():
@@ -252,7 +259,7 @@ def test_bank_holds_the_tokens_of_the_frozen_encoder(samples: Samples, tmp_path:
     stamp = second.stat().st_mtime_ns
     kept = bank.tokens(np.arange(len(bank)))
     first.unlink()
-    again = write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0))
+    again = bank_of(samples, tmp_path)
     assert second.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again.tokens(np.arange(len(again))), kept)
 
@@ -262,7 +269,7 @@ def test_a_bank_without_the_gpu_that_was_asked_for_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     save_policy(trainee(samples).policy, tmp_path / "policy", POLICY, Provenance(0))
-    write_bank(tmp_path / "policy", samples.place, tmp_path / "bank", BankConfig(workers=0), use_gpu=True)
+    bank_of(samples, tmp_path, use_gpu=True)
     assert "there is no GPU here; perception runs on CPUs" in caplog.text
 
 

@@ -17,7 +17,7 @@ from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.loss import class_weights, subscore_losses, total_loss
 from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train import imitation, reward_model
-from irl_vla.train.bank import write_bank
+from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig
 from irl_vla.train.encode import write_samples
 from irl_vla.train.imitation import (
@@ -59,7 +59,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Samples]:
     """Of the training and the validation split, made by actors."""
     inputs = make_inputs(tmp_path_factory.mktemp("world"))
     config = CONFIG.with_overrides({"samples.workers": WORKERS})
-    return {name: write_samples(sample_job(inputs, name, POLICY, config)) for name in ("train", "val")}
+    return write_samples({name: sample_job(inputs, name, POLICY, config) for name in ("train", "val")})
 
 
 def job_of(samples: Mapping[str, Samples]) -> ImitationJob:
@@ -117,7 +117,7 @@ def by_hand(samples: Samples, steps: int) -> tuple[list[float], dict[str, torch.
 
 
 def test_actors_write_the_samples_that_one_process_writes(samples: Mapping[str, Samples], tmp_path: Path) -> None:
-    alone = write_samples(sample_job(make_inputs(tmp_path), "train", POLICY, CONFIG))
+    alone = write_samples({"train": sample_job(make_inputs(tmp_path), "train", POLICY, CONFIG)})["train"]
     assert alone.fingerprint == samples["train"].fingerprint
     everything = np.arange(len(alone))
     np.testing.assert_array_equal(alone.rows.token, samples["train"].rows.token)
@@ -127,9 +127,11 @@ def test_actors_write_the_samples_that_one_process_writes(samples: Mapping[str, 
 
 def test_actors_write_the_bank_that_one_process_writes(samples: Mapping[str, Samples], tmp_path: Path) -> None:
     save_policy(fresh(samples["train"]).policy, tmp_path / "policy", POLICY, Provenance(0))
-    place = samples["train"].place
+    places = {"train": samples["train"].place}
     banks = [
-        write_bank(tmp_path / "policy", place, tmp_path / f"bank-{workers}", BankConfig(workers=workers))
+        write_banks(tmp_path / "policy", places, Location.of(tmp_path / f"{workers}"), BankConfig(workers=workers))[
+            "train"
+        ]
         for workers in (0, WORKERS)
     ]
     rows = np.arange(len(banks[0]))

@@ -16,7 +16,7 @@ from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy, save_policy
 from irl_vla.scene import FUTURE_FRAMES
 from irl_vla.stages.experiment import Experiment, load_experiment
-from irl_vla.train.bank import write_bank
+from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig, SampleConfig
 from irl_vla.train.encode import write_samples
 from irl_vla.train.imitation import (
@@ -31,7 +31,7 @@ from irl_vla.train.imitation import (
 from irl_vla.train.loop import ALONE
 from irl_vla.train.reward_model import Ensemble, FitData, FitJob, fit_steps
 from irl_vla.train.reward_model import make_optimiser as make_reward_optimiser
-from irl_vla.train.samples import Samples, open_samples
+from irl_vla.train.samples import Samples
 from irl_vla.world.generate import generate
 from irl_vla.world.painted_views import view_sensors
 
@@ -66,7 +66,7 @@ def imitation_curve(folder: Path) -> Curve:
         after=partial(_add, curve),
     )
     save_policy(policy.eval(), folder / "policy", experiment.model, Provenance(seed))
-    write_bank(folder / "policy", samples.place, folder / "bank", BankConfig(workers=0))
+    write_banks(folder / "policy", {"bank": samples.place}, Location.of(folder), BankConfig(workers=0))
     return curve
 
 
@@ -113,8 +113,7 @@ def _samples(folder: Path) -> Samples:
     )
     here = experiment.pretrain.model_copy(update={"samples": SampleConfig(workers=0)})
     job = sample_job(inputs, "train", experiment.model, here)
-    write_samples(job)
-    return open_samples(job.folder)
+    return write_samples({"train": job})["train"]
 
 
 def drawn_labels(bank: TokenBank) -> FitData:

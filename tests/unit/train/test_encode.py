@@ -52,7 +52,7 @@ def job(dataset: Dataset, folder: Path, **settings: Any) -> SampleJob:
 
 def test_by_default_one_error_counts_what_lacks(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(SceneError) as caught:
-        write_samples(job(dataset, tmp_path / "samples"))
+        write_samples({"train": job(dataset, tmp_path / "samples")})["train"]
     told = str(caught.value)
     assert f"3 of {2 * SCENES} scenes lack sensors (CAM_F0 1, sweep 2 1, sweep 3 1)" in told
     assert "pretrain.samples.incomplete" in told
@@ -63,7 +63,7 @@ def test_scenes_that_lack_sensors_are_left_out_and_counted(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        samples = write_samples(job(dataset, tmp_path / "samples", incomplete="leave_out"))
+        samples = write_samples({"train": job(dataset, tmp_path / "samples", incomplete="leave_out")})["train"]
     tokens = [scene.token for scene in iter_scenes(dataset, "train")]
     assert samples.rows.token.tolist() == [token for index, token in enumerate(tokens) if index not in LACKING]
     assert "these scenes are left out" in caplog.text
@@ -75,7 +75,7 @@ def test_scenes_that_lack_sensors_are_left_out_and_counted(
 
 def test_blank_sensors_are_counted_too(dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        samples = write_samples(job(dataset, tmp_path / "samples", incomplete="blank"))
+        samples = write_samples({"train": job(dataset, tmp_path / "samples", incomplete="blank")})["train"]
     assert len(samples) == 2 * SCENES
     taken = samples.take(np.arange(len(samples)))
     assert np.flatnonzero(~taken["camera_valid"][:, 0]).tolist() == [2]
@@ -91,7 +91,7 @@ def test_nothing_left_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
     for path in dataset.sensor_folder("mini").rglob("*.jpg"):
         path.unlink()
     with pytest.raises(SceneError, match="10 of 10 scenes lack sensors"):
-        write_samples(job(dataset, tmp_path / "samples", incomplete="leave_out"))
+        write_samples({"train": job(dataset, tmp_path / "samples", incomplete="leave_out")})["train"]
 
 
 @pytest.mark.parametrize(

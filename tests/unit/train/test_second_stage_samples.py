@@ -26,7 +26,7 @@ def test_second_stage_scenes_are_encoded_without_a_human(tmp_path: Path) -> None
         seed=0,
         folder=Location.of(tmp_path / "samples"),
     )
-    samples = write_samples(job)
+    samples = write_samples({"all": job})["all"]
     refs, taken = scene_refs(dataset, SPLIT), samples.take(np.arange(len(samples)))
     assert samples.rows.token.tolist() == [ref.token for ref in refs]
     synthetic = np.array([len(ref.token) == 17 for ref in refs])
