@@ -78,7 +78,7 @@ class LabelConfig(Config):
     """
 
     proposals: ProposalConfig = ProposalConfig()
-    rows_per_chain_batch: int = speed_only(32, gt=0)
+    rows_per_chain_batch: int = speed_only(64, gt=0)
     workers: int = speed_only(1, gt=0)
 
 

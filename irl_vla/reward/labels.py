@@ -6,6 +6,7 @@ of one row at a time. Labels are raw: the human filter is applied when they are 
 
 import io
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -261,8 +262,7 @@ def label_log(
     Args:
         rows: (R,) bank rows of a log, at least one.
     """
-    step = config.rows_per_chain_batch
-    batches = [rows[start : start + step] for start in range(0, len(rows), step)]
+    batches = np.array_split(rows, math.ceil(len(rows) / config.rows_per_chain_batch))
     return join_rows([_label_batch(batch, sources, config, scorer, seed=seed) for batch in batches])
 
 

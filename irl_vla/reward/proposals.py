@@ -12,7 +12,7 @@ Every row draws from its own generator, so its proposals do not depend on how th
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +126,22 @@ def propose(
     """
     generators = [row_generator(seed, int(row)) for row in facts.rows]
     chains = _sampled_chains(facts.rows, generators, sampler, config)
-    plans = np.empty((len(facts.rows), config.count, FUTURE_FRAMES, 3), np.float32)
-    source = np.empty((len(facts.rows), config.count), np.int8)
+    base = np.empty((len(facts.rows), FUTURE_FRAMES, 3))
+    driven: list[Floats] = []
+    sources: list[NDArray[np.int8]] = []
+    draws: list[_Draws] = []
     for index, generator in enumerate(generators):
-        speed_mps = float(facts.speeds_mps[index])
         row_chains = None if chains is None else chains[index]
-        imitated = _imitated(facts, index)
-        base, parts = _driven(speed_mps, imitated, vocabulary, row_chains, config=config, generator=generator)
-        parts += _disturbed(base, speed_mps, config, generator)
-        plans[index] = np.concatenate([part for _, part in parts])
-        source[index] = np.concatenate([np.full(len(part), SOURCES.index(name), np.int8) for name, part in parts])
-    return Proposals(plans, source)
+        base[index], parts = _driven(facts, index, vocabulary, row_chains, config=config, generator=generator)
+        driven.append(np.concatenate([part for _, part in parts]))
+        sources.append(_sources_of(parts))
+        draws.append(_draw(config, generator))
+    # All rows at once where nothing is drawn: numpy costs by the call, not by the plan.
+    disturbed = _disturbed(base, facts.speeds_mps, _Draws(*map(np.stack, zip(*draws, strict=True))), config)
+    plans = np.concatenate([np.stack(driven), *(part for _, part in disturbed)], axis=1)
+    tail = _sources_of([(name, part[0]) for name, part in disturbed])
+    source = np.stack([np.concatenate([head, tail]) for head in sources])
+    return Proposals(plans.astype(np.float32), source)
 
 
 def constant_manoeuvre(speed_mps: Floats, acceleration_mps2: Floats, curvature_per_m: Floats) -> Floats:
@@ -220,12 +225,10 @@ def reverse_last(plans: Floats, back_m: Floats) -> Floats:
     return result
 
 
-def jitter(plans: Floats, scale_m: Floats, heading_rad: float, generator: np.random.Generator) -> Floats:
-    """Adds independent noise to every pose: ``scale_m`` (...) in x and y, ``heading_rad`` in heading."""
-    noise = generator.normal(size=plans.shape)
-    noise[..., :2] *= np.asarray(scale_m)[..., None, None]
-    noise[..., 2] *= heading_rad
-    result = plans + noise
+def jitter(plans: Floats, scale_m: Floats, heading_rad: float, noise: Floats) -> Floats:
+    """Adds standard normal ``noise`` (..., 8, 3), times ``scale_m`` (...) in x and y and ``heading_rad`` in heading."""
+    scaled = noise * np.stack(np.broadcast_arrays(scale_m, scale_m, heading_rad), axis=-1)[..., None, :]
+    result = plans + scaled
     result[..., 2] = wrap_angle(result[..., 2])
     return np.asarray(result, np.float64)
 
@@ -254,17 +257,19 @@ def _imitated(facts: RowFacts, index: int) -> tuple[str, Floats] | None:
 
 
 def _driven(
-    speed_mps: float,
-    imitated: tuple[str, Floats] | None,
+    facts: RowFacts,
+    index: int,
     vocabulary: Floats,
     chains: Floats | None,
     *,
     config: ProposalConfig,
     generator: np.random.Generator,
 ) -> tuple[Floats, list[tuple[str, Floats]]]:
-    """The plan to disturb, and the plans that nobody disturbed."""
+    """The plan of a row to disturb, and the plans that nobody disturbed."""
+    imitated = _imitated(facts, index)
     spare = config.policy + config.denoising if chains is None else 0
     spare += config.human if imitated is None else 0
+    speed_mps = float(facts.speeds_mps[index])
     entries = _matching_entries(vocabulary, speed_mps, config.vocabulary + spare, config, generator)
     parts = [] if imitated is None or not config.human else [(imitated[0], imitated[1][None])]
     parts.append(("vocabulary", entries))
@@ -274,49 +279,85 @@ def _driven(
     return (entries[0] if imitated is None else imitated[1]), parts
 
 
-def _disturbed(
-    base: Floats, speed_mps: float, config: ProposalConfig, generator: np.random.Generator
-) -> list[tuple[str, Floats]]:
-    knots = np.concatenate([np.zeros((1, 2)), base[:, :2]])
-    driven_m = np.cumsum(np.hypot(*np.diff(knots, axis=0).T))
-    factor = 1.0 + config.perturbed_speed * generator.normal(size=config.perturbed)
-    aside_m = config.perturbed_lateral_m * generator.normal(size=config.perturbed)
-    jitter_m = generator.uniform(*config.jitter_m, size=config.jittery)
-    jittery = jitter(np.repeat(base[None], config.jittery, 0), jitter_m, config.jitter_heading_rad, generator)
-    side = generator.choice([-1.0, 1.0], size=config.off_road)
-    leaving_m = side * generator.uniform(*config.off_road_m, size=config.off_road)
-    backwards = reverse_last(
-        np.repeat(base[None], config.reversed, 0), generator.uniform(0.5, 5.0, size=config.reversed)
+def _sources_of(parts: list[tuple[str, Floats]]) -> NDArray[np.int8]:
+    return np.repeat([SOURCES.index(name) for name, _ in parts], [len(part) for _, part in parts]).astype(np.int8)
+
+
+class _Draws(NamedTuple):
+    """Random numbers of the disturbed plans of a row, or stacked of rows, in the order in which they are drawn.
+
+    Attributes:
+        factor, aside_m: (perturbed,) of the speed, and of the drift.
+        jitter_m, noise: (jittery,) and (jittery, 8, 3).
+        leaving_m: (off_road,) to either side.
+        back_m: (reversed,).
+        brake_mps2: (hard_brake,).
+        speeding: (speeding,) factor and, for who stands, acceleration.
+        acceleration_mps2, bend: (manoeuvre,), the latter in -1 .. 1 of the largest curvature.
+    """
+
+    factor: Floats
+    aside_m: Floats
+    jitter_m: Floats
+    noise: Floats
+    leaving_m: Floats
+    back_m: Floats
+    brake_mps2: Floats
+    speeding: Floats
+    acceleration_mps2: Floats
+    bend: Floats
+
+
+def _draw(config: ProposalConfig, generator: np.random.Generator) -> _Draws:
+    return _Draws(
+        factor=np.maximum(1.0 + config.perturbed_speed * generator.normal(size=config.perturbed), 0.0),
+        aside_m=config.perturbed_lateral_m * generator.normal(size=config.perturbed),
+        jitter_m=generator.uniform(*config.jitter_m, size=config.jittery),
+        noise=generator.normal(size=(config.jittery, FUTURE_FRAMES, 3)),
+        leaving_m=generator.choice([-1.0, 1.0], size=config.off_road)
+        * generator.uniform(*config.off_road_m, size=config.off_road),
+        back_m=generator.uniform(0.5, 5.0, size=config.reversed),
+        brake_mps2=generator.uniform(*config.brake_mps2, size=config.hard_brake),
+        speeding=generator.uniform(*config.speeding_factor, size=config.speeding),
+        acceleration_mps2=generator.uniform(*config.manoeuvre_acceleration_mps2, size=config.manoeuvre),
+        bend=generator.uniform(-1.0, 1.0, size=config.manoeuvre),
     )
-    brake = generator.uniform(*config.brake_mps2, size=(config.hard_brake, 1))
-    speeding = generator.uniform(*config.speeding_factor, size=(config.speeding, 1))
+
+
+def _disturbed(base: Floats, speeds_mps: Floats, draws: _Draws, config: ProposalConfig) -> list[tuple[str, Floats]]:
+    """Disturbed plans by source, each (B, n, 8, 3), of plans (B, 8, 3) at speeds (B,)."""
+    knots = np.concatenate([np.zeros_like(base[:, :1, :2]), base[..., :2]], axis=1)
+    steps = np.diff(knots, axis=1)
+    driven_m = np.cumsum(np.hypot(steps[..., 0], steps[..., 1]), axis=-1)[:, None]
+    speed = speeds_mps[:, None, None]
+    speeding = draws.speeding[..., None]
     # Standing humans cannot speed by a factor: they start driving instead.
-    pushed_m = np.maximum(speeding * driven_m, travelled_m(np.full((1, 1), speed_mps), speeding))
-    braked_m = travelled_m(np.full_like(brake, speed_mps), -brake)
-    # One call for all that shares a step: numpy costs by the call, not by the plan.
-    timings = np.concatenate([np.maximum(factor, 0.0)[:, None] * driven_m, braked_m, pushed_m])
-    retimed = follow_path(base, timings)
-    faster, hard_brake, pushed = np.split(retimed, np.cumsum([config.perturbed, config.hard_brake]))
-    drifting = np.concatenate([faster, np.repeat(base[None], config.off_road, 0)])
-    perturbed, off_road = np.split(drift_sideways(drifting, np.concatenate([aside_m, leaving_m])), [config.perturbed])
+    pushed_m = np.maximum(speeding * driven_m, travelled_m(speed, speeding))
+    braked_m = travelled_m(speed, -draws.brake_mps2[..., None])
+    timings = np.concatenate([draws.factor[..., None] * driven_m, braked_m, pushed_m], axis=1)
+    retimed = np.stack([follow_path(plan, timing) for plan, timing in zip(base, timings, strict=True)])
+    faster, hard_brake, pushed = np.split(retimed, np.cumsum([config.perturbed, config.hard_brake]), axis=1)
+    drifting = np.concatenate([faster, np.repeat(base[:, None], config.off_road, 1)], axis=1)
+    drifted = drift_sideways(drifting, np.concatenate([draws.aside_m, draws.leaving_m], axis=1))
     return [
-        ("perturbed", perturbed),
-        ("jittery", jittery),
-        ("off_road", off_road),
-        ("reversed", backwards),
+        ("perturbed", drifted[:, : config.perturbed]),
+        ("jittery", jitter(base[:, None], draws.jitter_m, config.jitter_heading_rad, draws.noise)),
+        ("off_road", drifted[:, config.perturbed :]),
+        ("reversed", reverse_last(np.repeat(base[:, None], config.reversed, 1), draws.back_m)),
         ("hard_brake", hard_brake),
         ("speeding", pushed),
-        ("manoeuvre", _manoeuvres(speed_mps, config, generator)),
+        ("manoeuvre", _manoeuvres(speeds_mps, draws, config)),
     ]
 
 
-def _manoeuvres(speed_mps: float, config: ProposalConfig, generator: np.random.Generator) -> Floats:
-    acceleration = generator.uniform(*config.manoeuvre_acceleration_mps2, size=config.manoeuvre)
-    bound = config.manoeuvre_lateral_mps2 / max(speed_mps, 1.0) ** 2
-    curvature = min(bound, config.manoeuvre_curvature_per_m) * generator.uniform(-1.0, 1.0, size=config.manoeuvre)
+def _manoeuvres(speeds_mps: Floats, draws: _Draws, config: ProposalConfig) -> Floats:
+    bound = np.minimum(
+        config.manoeuvre_lateral_mps2 / np.maximum(speeds_mps, 1.0) ** 2, config.manoeuvre_curvature_per_m
+    )
+    curvature = bound[:, None] * draws.bend
     # Every second one goes straight on: braking and speeding in lane are what a policy tries first.
-    curvature[::2] = 0.0
-    return constant_manoeuvre(np.full(config.manoeuvre, speed_mps), acceleration, curvature)
+    curvature[:, ::2] = 0.0
+    return constant_manoeuvre(np.broadcast_to(speeds_mps[:, None], curvature.shape), draws.acceleration_mps2, curvature)
 
 
 def _intermediate(chains: Floats, count: int, generator: np.random.Generator) -> Floats:
