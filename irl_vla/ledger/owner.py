@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.errors import ConfigError
+from irl_vla.ledger.storage import Location
 
 OWNER_NAME: Final = "owner.json"
 #: How often an owner touches its record, and the silence after which one of another machine counts as dead.
 TOUCH_S, SILENT_S = 30.0, 300.0
 #: Tries for a folder that others take and give back at the same time, and the pause between two.
 _TRIES, _PAUSE_S = 50, 0.1
+#: How often a process that waits for its turn looks again.
+_TURN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 _held: dict[Path, "_Hold"] = {}
@@ -67,25 +70,31 @@ class _Hold:
 
 
 @contextmanager
-def owned(folder: Path, what: str) -> Iterator[None]:
+def owned(folder: Location | Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder for this process while the block runs; the same process may hold it several times.
 
-    An owner that has ended without giving the folder back is replaced, with a line in the log.
+    An owner that has ended without giving the folder back is replaced, with a line in the log. A folder of an object
+    store, where nothing can be held, is anybody's.
 
     Args:
         folder: made if it is not there.
         what: named to others, e.g. "the stage finetune".
+        wait: waits for another owner, for a cache that whoever comes first makes for all; False is an error.
 
     Raises:
         ConfigError: naming the process that holds the folder.
     """
-    path = folder.resolve() / OWNER_NAME
+    place = Location.of(folder)
+    if not place.is_local:
+        yield
+        return
+    path = place.path.resolve() / OWNER_NAME
     with _held_lock:
         if path not in _held:
             path.parent.mkdir(parents=True, exist_ok=True)
             mine, stop = _this_process(what), threading.Event()
-            _take(path, mine)
-            threading.Thread(target=_touch, args=(path, mine, stop), name=f"owner of {folder}", daemon=True).start()
+            _take_in_turn(path, mine, wait=wait)
+            threading.Thread(target=_touch, args=(path, mine, stop), name=f"owner of {place}", daemon=True).start()
             _held[path] = _Hold(0, stop)
         _held[path].times += 1
     try:
@@ -106,6 +115,23 @@ def read_owner(folder: Path) -> Owner | None:
         return None
     except (ValueError, TypeError):  # a disk that was full, or a hand that wrote it
         return Owner(0, "", "an unknown machine", "", "an unknown time", f"{OWNER_NAME} is not readable")
+
+
+def _take_in_turn(path: Path, mine: Owner, *, wait: bool) -> None:
+    """As :func:`_take`; waits for another owner if it may, and says so once."""
+    told = False
+    while True:
+        try:
+            _take(path, mine)
+        except ConfigError as error:
+            if not wait:
+                raise
+            if not told:
+                log.info("%s; waiting", str(error).partition(";")[0])
+                told = True
+            time.sleep(_TURN_S)
+        else:
+            return
 
 
 def _take(path: Path, mine: Owner) -> None:

@@ -5,13 +5,14 @@ the stage that needs them.
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
 from irl_vla.config import Config
 from irl_vla.ledger.artefact import Artefact
+from irl_vla.ledger.owner import owned
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
@@ -51,89 +52,71 @@ def pretrain(experiment: Experiment) -> None:
     from irl_vla.dataset.split_guard import require_disjoint
 
     stage = folders.pretrain(experiment)
-    if _is_done(stage, "pretrain"):
+    if _is_done(stage):
         return
     dataset = folders.dataset(experiment)
     require_disjoint(dataset, experiment.data.splits)
-    folder = stage.begin()
-    with _session(experiment), _tracked(experiment, "pretrain", experiment.pretrain) as run:
+    with _making(experiment, stage, experiment.pretrain) as run:
         from irl_vla.stages.imitation import pretrain_inputs
         from irl_vla.train.imitation import pretrain as imitate
 
         validation = prepared(experiment, experiment.data.val)
         inputs = pretrain_inputs(experiment, dataset, validation, "train", "val")
-        policy = imitate(
-            inputs, experiment.model, experiment.pretrain, folder, seed=experiment.seed, report=run.metrics
-        )
-        run.artifact(policy, "checkpoint")
-    stage.finish()
+        settings = (experiment.model, experiment.pretrain, stage.folder)
+        run.artifact(imitate(inputs, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
 
 
 def label(experiment: Experiment) -> None:
     """Scores proposals for every row of the training bank with the true EPDMS."""
     stage = folders.label(experiment)
-    if _is_done(stage, "label"):
+    if _is_done(stage):
         return
-    stage.begin()
-    with _session(experiment), _tracked(experiment, "label", experiment.label) as run:
+    with _making(experiment, stage, experiment.label) as run:
         from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
 
         store = prepared(experiment, experiment.data.train)
         inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
-        labels = write_labels(
-            inputs, labels_path(experiment).path, experiment.label, training_scorer(experiment), experiment.seed
-        )
-        run.metrics(mean_labels(labels))
-    stage.finish()
+        folder, scorer = labels_path(experiment), training_scorer(experiment)
+        run.metrics(mean_labels(write_labels(inputs, folder, experiment.label, scorer, experiment.seed)))
 
 
 def train_reward(experiment: Experiment) -> None:
     """Fits the reward world model to the labels."""
     stage = folders.train_reward(experiment)
-    if _is_done(stage, "train_reward"):
+    if _is_done(stage):
         return
-    folder = stage.begin()
-    with _session(experiment), _tracked(experiment, "train-reward", experiment.train_reward) as run:
+    with _making(experiment, stage, experiment.train_reward) as run:
         from irl_vla.train.reward_model import train_reward as fit
 
-        checkpoint = fit(
-            bank_path(experiment, "train"),
-            labels_path(experiment),
-            experiment.train_reward,
-            folder,
-            seed=experiment.seed,
-            report=run.metrics,
-        )
-        run.artifact(checkpoint, "checkpoint")
-        for name in folder.children():
+        inputs = (bank_path(experiment, "train"), labels_path(experiment))
+        settings = (experiment.train_reward, stage.folder)
+        run.artifact(fit(*inputs, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
+        for name in stage.folder.children():
             if name.endswith(".csv"):
-                run.artifact(folder / name)
-    stage.finish()
+                run.artifact(stage.folder / name)
 
 
 def finetune(experiment: Experiment) -> None:
     """PPO over the denoising chain on the learned reward, and its control."""
     stage = folders.finetune(experiment)
-    if _is_done(stage, "finetune"):
+    if _is_done(stage):
         return
-    folder = stage.begin()
-    with _session(experiment), _tracked(experiment, "finetune", experiment.finetune) as run:
+    with _making(experiment, stage, experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
         from irl_vla.rl.control import train_control
         from irl_vla.rl.finetune import finetune as improve
         from irl_vla.rl.job import FinetuneJob
 
-        job = FinetuneJob(task_spec(experiment), folder, open_validator(validation_spec(experiment)), run.metrics)
+        validate = open_validator(validation_spec(experiment))
+        job = FinetuneJob(task_spec(experiment), stage.folder, validate, run.metrics)
         run.artifact(improve(job), "checkpoint")
-        train_control(replace(job, folder=folder / "control"), experiment.pretrain)
-    stage.finish()
+        train_control(replace(job, folder=stage.folder / "control"), experiment.pretrain)
 
 
 def sweep(experiment: Experiment) -> None:
     """Searches the reward weights; trials are ranked by the true score."""
     stage = folders.sweep(experiment)
-    folder = stage.begin()
-    with _session(experiment), _tracked(experiment, "sweep", experiment.sweep) as run:
+    with _making(experiment, stage, experiment.sweep) as run:
         from irl_vla.rl.sweep import SweepJob
         from irl_vla.rl.sweep import sweep as search
         from irl_vla.stages.report_page import write_sweep
@@ -144,22 +127,23 @@ def sweep(experiment: Experiment) -> None:
                 validation=validation_spec(experiment),
                 config=experiment.sweep,
                 tracking=experiment.tracking,
-                folder=folder,
+                folder=stage.folder,
                 root=experiment.folder,
                 name=folders.title(experiment),
             )
         )
-        with folder.filling() as here:
-            for path in write_sweep(rows, here):
+        with stage.folder.filling() as folder:
+            for path in write_sweep(rows, folder):
                 run.artifact(path)
-    stage.finish()
 
 
 def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
     folders.require_policies(experiment)
     dataset = folders.judged_dataset(experiment)
-    with _session(experiment), _tracked(experiment, "evaluate", experiment.evaluate) as run:
+    place = folders.stage_folder(experiment, "evaluate")
+    owner, session = owned(place, "the stage evaluate"), _session(experiment)
+    with owner, session, _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.judge.for_each import on_ray
         from irl_vla.stages.imitation import perceive_test_split
@@ -167,7 +151,7 @@ def evaluate(experiment: Experiment) -> None:
 
         perceive_test_split(experiment, dataset)
         store = prepared(experiment, experiment.data.test, dataset)
-        with folders.stage_folder(experiment, "evaluate").filling() as folder:
+        with place.filling() as folder:
             for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
                 run.artifact(path)
             evaluator = read_fingerprint(folder / "results.csv")
@@ -198,6 +182,16 @@ STAGES: Final[dict[str, Callable[[Experiment], None]]] = {
 }
 
 
+@contextmanager
+def _making(experiment: Experiment, stage: Artefact, section: Config) -> Iterator[StageRun]:
+    """Begins a stage in a folder that is this process's, on Ray and recorded, and marks it as whole at the end."""
+    name = stage.folder.name.replace("_", "-")
+    with owned(stage.folder, f"the stage {name}"), _session(experiment), _tracked(experiment, name, section) as run:
+        stage.begin()
+        yield run
+        stage.finish()
+
+
 def _session(experiment: Experiment) -> AbstractContextManager[None]:
     from irl_vla.stages.session import ray_session
 
@@ -209,8 +203,8 @@ def _tracked(experiment: Experiment, stage: str, section: Config) -> AbstractCon
     return stage_run(experiment.tracking, experiment.folder, folders.title(experiment), stage, params)
 
 
-def _is_done(stage: Artefact, name: str) -> bool:
+def _is_done(stage: Artefact) -> bool:
     done = stage.is_whole()
     if done:
-        log.info("%s: whole already (%s)", name, stage.folder)
+        log.info("%s: whole already (%s)", stage.folder.name, stage.folder)
     return done

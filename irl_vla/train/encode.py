@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.errors import SceneError
 from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
 from irl_vla.ledger.artefact import Artefact, Identity
+from irl_vla.ledger.owner import owned
 from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import encode_sample, encode_targets, stacked
@@ -106,10 +108,13 @@ def write_samples(jobs: Mapping[str, SampleJob]) -> dict[str, Samples]:
         SceneError: if a split has no scene, or as :func:`require_sensors`.
         LogFormatError: if a log or a sensor file cannot be read.
     """
-    works = {name: work for name, job in jobs.items() if (work := begin(job)) is not None}
-    encode_logs(works)
-    for work in works.values():
-        finish(work)
+    with ExitStack() as stack:
+        for job in jobs.values():  # trainings of other seeds share them: whoever comes first makes them for all
+            stack.enter_context(owned(job.folder, f"samples of {job.split}", wait=True))
+        works = {name: work for name, job in jobs.items() if (work := begin(job)) is not None}
+        encode_logs(works)
+        for work in works.values():
+            finish(work)
     return {name: open_samples(job.folder) for name, job in jobs.items()}
 
 

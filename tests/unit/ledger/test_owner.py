@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ import pytest
 from irl_vla.errors import ConfigError
 from irl_vla.ledger import owner
 from irl_vla.ledger.owner import OWNER_NAME, SILENT_S, Owner, owned, read_owner
+from irl_vla.ledger.storage import Location
 
 PATIENCE_S = 60.0
 HOLD = """
@@ -107,6 +109,23 @@ def test_a_second_process_is_told_who_holds_it(folder: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_cache_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "_TURN_S", 0.01)
+    process = hold(folder)
+    threading.Timer(0.3, process.kill).start()
+    with caplog.at_level(logging.INFO), owned(folder, "samples", wait=True):
+        found = read_owner(folder)
+        assert found is not None
+        assert found.what == "samples"
+    assert caplog.text.count("waiting") == 1
+    process.wait(PATIENCE_S)
+
+
+def test_a_folder_of_an_object_store_is_anybodys(bucket: Location) -> None:
+    with owned(bucket / "x", "one"), owned(bucket / "x", "two"):
+        assert (bucket / "x").children() == []
 
 
 def test_a_killed_owner_is_noticed_and_replaced(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
