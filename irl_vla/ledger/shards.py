@@ -144,7 +144,7 @@ def _project_error(error: BaseException) -> IrlVlaError | None:
 
 def _followed(done: Iterator[int], plan: ShardPlan, total: int) -> Iterator[int]:
     """Passes numbers of rows on; a bar on a terminal, else a line now and then with rate and time left."""
-    started = said = time.monotonic()
+    started = last = time.monotonic()
     rows = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not Console().is_terminal, transient=True) as progress:
@@ -153,8 +153,8 @@ def _followed(done: Iterator[int], plan: ShardPlan, total: int) -> Iterator[int]
             rows += count
             progress.update(task, advance=count)
             now = time.monotonic()
-            if progress.disable and now - said > _SAY_EVERY_S:
-                said, rate = now, rows / (now - started)
+            if progress.disable and now - last > _SAY_EVERY_S:
+                last, rate = now, rows / (now - started)
                 left = (total - rows) / max(rate, 1e-9)
                 log.info("%s: %d of %d %s, %.1f a second, %.0f s left", plan.title, rows, total, plan.unit, rate, left)
             yield count

@@ -167,7 +167,7 @@ def _join(address: str, timeout_s: float) -> None:
             "stage with cluster/submit.sh"
         )
     if address != "auto":
-        _knock(address, timeout_s)
+        _probe_address(address, timeout_s)
     # Daemons of a running cluster do not inherit this process's environment.
     environment = {name: os.environ[name] for name in _ENVIRONMENT}
     attempts = os.environ.get(_ATTEMPTS)
@@ -179,7 +179,7 @@ def _join(address: str, timeout_s: float) -> None:
             del os.environ[_ATTEMPTS]
 
 
-def _knock(address: str, timeout_s: float) -> None:
+def _probe_address(address: str, timeout_s: float) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()

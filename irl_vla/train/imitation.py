@@ -37,7 +37,7 @@ from irl_vla.train.encode import SampleJob, write_samples
 from irl_vla.train.loader import batch_rows, prefetched, step_generator, step_seed
 from irl_vla.train.loop import (
     Entry,
-    Place,
+    Rank,
     Report,
     RunSpec,
     last_state,
@@ -45,7 +45,7 @@ from irl_vla.train.loop import (
     report_entries,
     report_state,
     run_training,
-    this_place,
+    this_rank,
     use_threads,
 )
 from irl_vla.train.planner_loss import planner_loss
@@ -237,7 +237,7 @@ class Trainee:
 def imitation_worker(arguments: dict[str, Any]) -> None:
     """The loop of one Ray Train worker."""
     job: ImitationJob = arguments["job"]
-    config, place = job.config, this_place()
+    config, rank = job.config, this_rank()
     use_threads(config.threads_per_worker)
     train, val = open_samples(job.train), open_samples(job.val)
     policy = build_policy(job.policy, fit_codec(train, job.policy.planner.mode_floor), job.seed)
@@ -252,12 +252,12 @@ def imitation_worker(arguments: dict[str, Any]) -> None:
         ends = step == config.steps
         entries = [Entry(step, losses)] if step % config.log_every == 0 or ends else []
         if step % config.validate_every == 0 or ends:
-            metrics = _validated(job, policy, val, place)
+            metrics = _validated(job, policy, val, rank)
             report_state(trainee.state(step), [*entries, Entry(step, metrics)], _selection(metrics))
         elif entries:
             report_entries(entries)
 
-    train_steps(trainee, train, config, steps=range(start, config.steps), seed=job.seed, place=place, after=after)
+    train_steps(trainee, train, config, steps=range(start, config.steps), seed=job.seed, rank=rank, after=after)
 
 
 def train_steps(
@@ -267,21 +267,21 @@ def train_steps(
     *,
     steps: range,
     seed: int,
-    place: Place,
+    rank: Rank,
     after: Callable[[int, Mapping[str, float]], None],
 ) -> None:
     """Takes optimiser steps; ``after`` hears how many are done, and the losses of the last."""
     policy, rows = trainee.policy, training_rows(samples)
 
     def batch_of(step: int) -> Batch:
-        places = batch_rows(len(rows), config.batch_size, step, worker=place.worker, workers=place.workers, seed=seed)
-        generator = step_generator(seed, step, place.worker)
+        places = batch_rows(len(rows), config.batch_size, step, worker=rank.number, workers=rank.world_size, seed=seed)
+        generator = step_generator(seed, step, rank.number)
         return draw_batch(samples, rows[places], config.noise_draws, policy.chain.steps, generator=generator)
 
     for step, batch in prefetched(batch_of, steps, config.loader_threads):
         policy.train()
-        torch.manual_seed(step_seed(seed, step, place.worker))  # for modules that draw themselves
-        losses = trainee.model(*(part.to(place.device) for part in batch))
+        torch.manual_seed(step_seed(seed, step, rank.number))  # for modules that draw themselves
+        losses = trainee.model(*(part.to(rank.device) for part in batch))
         trainee.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_(policy.parameters(), config.grad_norm)
@@ -361,8 +361,8 @@ def _fit_policy(
     return trained.eval(), Provenance(seed, origin, {"step": state["step"], "training": values})
 
 
-def _validated(job: ImitationJob, policy: Policy, val: Samples, place: Place) -> dict[str, float]:
-    metrics = validate(policy.eval(), val, job.validation, job.scorer, logs=job.config.validation_logs, place=place)
+def _validated(job: ImitationJob, policy: Policy, val: Samples, rank: Rank) -> dict[str, float]:
+    metrics = validate(policy.eval(), val, job.validation, job.scorer, logs=job.config.validation_logs, rank=rank)
     return {f"pretrain/val_{name}": value for name, value in metrics.items()}
 
 

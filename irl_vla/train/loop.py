@@ -53,16 +53,16 @@ class Entry(NamedTuple):
     metrics: Mapping[str, float]
 
 
-class Place(NamedTuple):
+class Rank(NamedTuple):
     """Which of how many workers this is, and where it computes."""
 
-    worker: int = 0
-    workers: int = 1
+    number: int = 0
+    world_size: int = 1
     device: torch.device = torch.device("cpu")
 
 
 #: A process that trains by itself.
-ALONE: Final = Place()
+ALONE: Final = Rank()
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ def last_state() -> dict[str, Any] | None:
     return None if checkpoint is None else read_state(checkpoint)
 
 
-def this_place() -> Place:
-    """In a worker: its place."""
+def this_rank() -> Rank:
+    """In a worker: which one it is."""
     context = ray.train.get_context()
-    return Place(context.get_world_rank(), context.get_world_size(), get_device())
+    return Rank(context.get_world_rank(), context.get_world_size(), get_device())
 
 
 def use_threads(chosen: int) -> None:
@@ -302,16 +302,16 @@ def _arriving(entries: Any, stop: threading.Event) -> Iterator[tuple[list[Entry]
 
 def _every(spec: RunSpec) -> Callable[[Entry], None]:
     """Logs an entry now and then, with rate and time left."""
-    started = said = time.monotonic()
+    started = last = time.monotonic()
     first: int | None = None
 
     def say(entry: Entry) -> None:
-        nonlocal said, started, first
+        nonlocal last, started, first
         now = time.monotonic()
         if first is None:
             first, started = entry.step, now
-        elif now - said > _SAY_EVERY_S and entry.step > first:
-            said, rate = now, (entry.step - first) / (now - started)
+        elif now - last > _SAY_EVERY_S and entry.step > first:
+            last, rate = now, (entry.step - first) / (now - started)
             loss = next((f", {name} {value:.4g}" for name, value in entry.metrics.items() if "loss" in name), "")
             left = (spec.steps - entry.step) / rate
             log.info(

@@ -30,7 +30,7 @@ from irl_vla.train.loader import prefetched
 from irl_vla.train.loop import (
     ALONE,
     Entry,
-    Place,
+    Rank,
     Report,
     RunSpec,
     last_state,
@@ -38,7 +38,7 @@ from irl_vla.train.loop import (
     report_entries,
     report_state,
     run_training,
-    this_place,
+    this_rank,
 )
 
 _COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
@@ -191,20 +191,20 @@ def fit_steps(
     *,
     steps: range,
     job: FitJob,
-    place: Place = ALONE,
+    rank: Rank = ALONE,
     after: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:
     """Takes optimiser steps; ``after`` hears the step just done and its losses."""
     config = job.config
     flat = torch.from_numpy(data.subscores[data.train].reshape(-1, len(LEARNED)))
-    weights = class_weights(flat, config.model.class_balance).to(place.device)
+    weights = class_weights(flat, config.model.class_balance).to(rank.device)
     ensemble.train()
 
     def batch_of(step: int) -> tuple[Tensor, ...]:
-        return draw_batch(data, config, np.random.default_rng([job.seed, step, place.worker]))
+        return draw_batch(data, config, np.random.default_rng([job.seed, step, rank.number]))
 
     for step, batch in prefetched(batch_of, steps):
-        tokens, history, plans, labels = (part.to(place.device) for part in batch)
+        tokens, history, plans, labels = (part.to(rank.device) for part in batch)
         losses = subscore_losses(
             ensemble(tokens, plans, history), labels.expand(config.model.members, *labels.shape), weights
         )
@@ -252,7 +252,7 @@ def fit_worker(arguments: dict[str, Any]) -> None:
     ensemble = ray.train.torch.prepare_model(Ensemble(data.bank.layout, job.config))
     bare = ensemble.module if isinstance(ensemble, nn.parallel.DistributedDataParallel) else ensemble
     optimiser, schedule = make_optimiser(ensemble.parameters(), job.config)
-    place, start, state = this_place(), 0, last_state()
+    rank, start, state = this_rank(), 0, last_state()
     if state is not None:
         bare.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -271,7 +271,7 @@ def fit_worker(arguments: dict[str, Any]) -> None:
             report_entries(entries)
 
     fit_steps(
-        ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, place=place, after=after
+        ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, rank=rank, after=after
     )
 
 

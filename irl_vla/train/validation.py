@@ -17,7 +17,7 @@ from irl_vla.policy.batch import IGNORED, observation_batch
 from irl_vla.policy.semantic import answer_accuracy
 from irl_vla.policy.vla import Policy
 from irl_vla.scene import FUTURE_FRAMES
-from irl_vla.train.loop import ALONE, Place
+from irl_vla.train.loop import ALONE, Rank
 from irl_vla.train.samples import Samples
 
 _ROWS_PER_BATCH = 32
@@ -49,7 +49,7 @@ def validate(
     scorer: ScorerConfig,
     *,
     logs: int,
-    place: Place = ALONE,
+    rank: Rank = ALONE,
 ) -> dict[str, float]:
     """Judges deterministic plans; every worker of a training judges some logs, and all get the result.
 
@@ -65,27 +65,27 @@ def validate(
         SceneError: if none of the scenes is prepared.
     """
     rows = chosen_rows(samples, logs)
-    judged = None if store is None else prepared_rows(samples, rows, store, tell=place.worker == 0)
-    mine = rows[own_share(samples.rows.log_name[rows], place)]
-    plans, answers = predict(policy, samples, mine, place.device)
+    judged = None if store is None else prepared_rows(samples, rows, store, tell=rank.number == 0)
+    mine = rows[own_share(samples.rows.log_name[rows], rank)]
+    plans, answers = predict(policy, samples, mine, rank.device)
     scores = None
     if store is not None and judged is not None and np.isin(mine, judged).any():
         frames = [frame_of(samples, row) for row in mine if row in set(judged.tolist())]
         by_token = {str(samples.rows.token[row]): plan for row, plan in zip(mine, plans, strict=True)}
         scores = score_split(store, frames, by_token, scorer)
-    return _metrics(samples, gathered(Predicted(mine, plans, answers, scores), place))
+    return _metrics(samples, gathered(Predicted(mine, plans, answers, scores), rank))
 
 
-def own_share(log_names: NDArray[np.str_], place: Place) -> NDArray[np.bool_]:
+def own_share(log_names: NDArray[np.str_], rank: Rank) -> NDArray[np.bool_]:
     """(R,) True for the rows of the logs that this worker judges: whole logs, dealt out in turn."""
-    return np.isin(log_names, np.unique(log_names)[place.worker :: place.workers])
+    return np.isin(log_names, np.unique(log_names)[rank.number :: rank.world_size])
 
 
-def gathered(own: Predicted, place: Place) -> Predicted:
+def gathered(own: Predicted, rank: Rank) -> Predicted:
     """What all workers predicted, on each of them."""
-    if place.workers == 1:
+    if rank.world_size == 1:
         return own
-    parts: list[Any] = [None] * place.workers
+    parts: list[Any] = [None] * rank.world_size
     torch.distributed.all_gather_object(parts, own)
     scores = [part.scores for part in parts if part.scores is not None]
     return Predicted(

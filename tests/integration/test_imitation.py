@@ -114,7 +114,7 @@ def run(subject: Trainee, samples: Samples, steps: range) -> list[float]:
         CONFIG,
         steps=steps,
         seed=9,
-        place=ALONE,
+        rank=ALONE,
         after=lambda _, metrics: losses.append(metrics["pretrain/loss_total"]),
     )
     return losses

@@ -62,7 +62,7 @@ def imitation_curve(folder: Path) -> Curve:
         config,
         steps=range(STEPS),
         seed=seed,
-        place=ALONE,
+        rank=ALONE,
         after=partial(_add, curve),
     )
     save_policy(policy.eval(), folder / "policy", experiment.model, Provenance(seed))
