@@ -27,17 +27,17 @@ SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 LOGS, ROWS_A_LOG, BATCH, BATCHES = 64, 40, 64, 200
 
 
-def job_of(folder: Path, logs: int, workers: int) -> SampleJob:
+def job_of(folder: Path, world: Path, logs: int, workers: int) -> SampleJob:
     smaller = (
         f"generate.train.logs={logs}",
         "generate.val.logs=1",
         "generate.test.logs=1",
         "generate.frames_per_log=20",
     )
-    experiment, root = load_experiment(SMOKE, smaller), folder / "world"
+    experiment = load_experiment(SMOKE, smaller)
     assert experiment.generate is not None
-    generate(experiment.generate.world, root, 0)
-    dataset = open_dataset(DataConfig(root=root))
+    generate(experiment.generate.world, world, 0)
+    dataset = open_dataset(DataConfig(root=world))
     return SampleJob(
         dataset=dataset,
         dataset_fingerprint="benchmark",
@@ -51,13 +51,12 @@ def job_of(folder: Path, logs: int, workers: int) -> SampleJob:
     )
 
 
-def encode_by_actors(folder: Path, logs: int) -> None:
+def encode_by_actors(folder: Path, world: Path, logs: int) -> None:
     """Each number of actors twice: the shorter run has a quarter of the logs, so that the start-up drops out."""
     rates = {}
     with ray_session(RayConfig(cpus=2)):
-        write_samples({"train": job_of(folder / "warm", 2, 2)})
         for workers in (1, 2):
-            job = job_of(folder, logs, workers)
+            job = job_of(folder, world, logs, workers)
             start = time.perf_counter()
             samples = write_samples({"train": job})["train"]
             first = time.perf_counter() - start
@@ -123,12 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--logs", type=int, default=24)
     parser.add_argument("--no-ray", action="store_true", help="the bank alone")
+    parser.add_argument("--world", type=Path, help="where the generated world is kept for another time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         gather(folder)
         if not options.no_ray:
-            encode_by_actors(folder, options.logs)
+            encode_by_actors(folder, options.world or folder / "world", options.logs)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def by_hand(samples: Samples, steps: int) -> tuple[list[float], dict[str, torch.
             torch.manual_seed(step_seed(SEED, step, worker))
             total = subject.model(*batch)["total"]
             (total / WORKERS).backward()
-            parts.append(float(total))
+            parts.append(float(total.detach()))
         torch.nn.utils.clip_grad_norm_(subject.policy.parameters(), CONFIG.grad_norm)
         subject.optimiser.step()
         subject.schedule.step()
@@ -213,7 +213,7 @@ def ensemble_by_hand(job: FitJob) -> tuple[list[float], dict[str, torch.Tensor]]
                 config.model.head_weights,
             )
             (loss / WORKERS).backward()
-            parts.append(float(loss))
+            parts.append(float(loss.detach()))
         torch.nn.utils.clip_grad_norm_(ensemble.parameters(), config.grad_norm)
         optimiser.step()
         schedule.step()
