@@ -107,7 +107,9 @@ def with_traffic(context: ScoringContext, traffic: Tracks, human_traffic: Tracks
         human_traffic: tracks in which the human is scored again; None keeps the human's present result.
     """
     objects = occupancy_of(traffic)
-    return _with_rivals(context, objects, None if human_traffic is None else occupancy_of(human_traffic))
+    if human_traffic is None or human_traffic is traffic:
+        return _with_rivals(context, objects, None if human_traffic is None else objects)
+    return _with_rivals(context, objects, occupancy_of(human_traffic))
 
 
 def score_plans(scene: PreparedScene, plans: Floats, config: ScorerConfig) -> ScoredPlans:

@@ -259,7 +259,7 @@ def _reader(shard: Location) -> Iterator[Any]:
                     f"{', '.join(reader.schema.names)}; {rebuild(shard.parent)}"
                 )
             yield reader
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{shard}: expected a shard of prepared scenes, found damage ({error}); delete it and {_REMEDY}"
         ) from error

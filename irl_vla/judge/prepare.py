@@ -257,7 +257,11 @@ def _entries(folder: Location, *, whole: bool) -> dict[str, ShardEntry]:
 def _current(job: PrepareJob, entries: Mapping[str, ShardEntry], *, skip_broken: bool) -> dict[str, ShardEntry]:
     """The entries of logs of the split that are as they were when their shards were made."""
     there = set(shard_names(job.folder)) & set(_shards_of(job.tokens))
-    known = {name: entry for name, entry in entries.items() if f"{name}{SHARD_SUFFIX}" in there}
+    known = {
+        name: entry  # shards without notes were not made here
+        for name, entry in entries.items()
+        if f"{name}{SHARD_SUFFIX}" in there and entry.notes
+    }
 
     def is_current(name: str) -> bool:
         report = LogReport.of(known[name])

@@ -8,9 +8,22 @@ import pyarrow as pa
 import pytest
 
 from irl_vla.epdms.records import PreparedScene, TrafficStart
-from irl_vla.epdms.store import PreparedStore, write_shard
+from irl_vla.epdms.store import (
+    INDEX_NAME,
+    KIND,
+    SCHEMA_VERSION,
+    PreparedStore,
+    ShardEntry,
+    read_entry,
+    read_index,
+    write_index,
+    write_shard,
+)
 from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.ledger.artefact import Artefact, Identity
+from irl_vla.ledger.storage import Location
 
+from .store_record import finish_store
 from .straight_road import plan, rectangle, scene, tracks
 
 
@@ -59,6 +72,62 @@ def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.arrow", [example("one", full=True)])
     copy = pickle.loads(pickle.dumps(PreparedStore.open(tmp_path)))
     assert_equal(copy["one"], example("one", full=True))
+
+
+def test_scenes_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=True), example("two", full=False)])
+    write_shard(tmp_path / "b.arrow", [example("three", full=True)])
+    store = PreparedStore.open(tmp_path)
+    asked = ["two", "three", "one", "two"]
+    assert [scene.token for scene in store.scenes(asked)] == asked
+    with pytest.raises(SceneError, match="four"):
+        list(store.scenes(["one", "four"]))
+
+
+def test_a_finished_store_is_opened_by_its_index_alone(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=True)])
+    finish_store(tmp_path, {"a": "1234"})
+    (tmp_path / "a.arrow").rename(tmp_path / "elsewhere")
+    assert PreparedStore.open(tmp_path).tokens == ("one",)
+    (tmp_path / "elsewhere").rename(tmp_path / "a.arrow")
+    assert_equal(PreparedStore.open(tmp_path)["one"], example("one", full=True))
+    (tmp_path / INDEX_NAME).write_text("{")
+    with pytest.raises(CheckpointError, match=r"index\.json: expected the index.*rm -r"):
+        PreparedStore.open(tmp_path)
+
+
+def test_a_store_is_told_apart_by_the_logs_it_was_made_from(tmp_path: Path) -> None:
+    for name, logs in (("a", {"log": "1"}), ("b", {"log": "1"}), ("c", {"log": "2"})):
+        write_shard(tmp_path / name / "log.arrow", [example("one", full=False)])
+        finish_store(tmp_path / name, logs)
+    prints = [PreparedStore.open(tmp_path / name).fingerprint() for name in "abc"]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_half_written_store_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=False)])
+    Artefact(Location.of(tmp_path), Identity(KIND, SCHEMA_VERSION, {}, {}, {}), "-").begin()
+    with pytest.raises(CheckpointError, match="half-written"):
+        PreparedStore.open(tmp_path)
+
+
+def test_notes_stand_in_the_shard_and_in_the_index(tmp_path: Path) -> None:
+    place = Location.of(tmp_path)
+    write_shard(tmp_path / "a.arrow", [example("one", full=False)], {"failed": ["two"]})
+    entry = read_entry(place / "a.arrow")
+    assert entry == ShardEntry(("one",), {"failed": ["two"]})
+    write_index(place, {"a.arrow": entry})
+    assert read_index(place) == {"a.arrow": entry}
+
+
+def test_a_store_may_lie_in_an_object_store(bucket: Location) -> None:
+    place = bucket / "prepared"
+    scenes = [example("one", full=True), example("two", full=False)]
+    write_shard(place / "a.arrow", scenes, {"failed": []})
+    assert read_entry(place / "a.arrow").tokens == ("one", "two")
+    store = pickle.loads(pickle.dumps(PreparedStore.open(place)))
+    for item in scenes:
+        assert_equal(store[item.token], item)
 
 
 def test_an_empty_shard_is_legal(tmp_path: Path) -> None:

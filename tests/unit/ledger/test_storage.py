@@ -83,3 +83,12 @@ def test_a_store_that_does_not_take_it_is_named(bucket):
 def test_an_unknown_scheme_is_named():
     with pytest.raises(StorageError, match="ftp://host/x"):
         Location.of("ftp://host/x").exists()
+
+
+def test_parts_of_a_file_are_read_without_the_rest(place):
+    (place / "a.txt").write_text("0123456789")
+    with (place / "a.txt").reading() as stream:
+        stream.seek(6)
+        assert bytes(stream.read(2)) == b"67"
+    with pytest.raises(FileNotFoundError), (place / "b.txt").reading():
+        pass
