@@ -83,6 +83,7 @@ def write_shards(
         return
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # it sets itself to INFO when it is imported
     names = sorted(sizes, key=lambda name: (-sizes[name], name))
     workers = min(plan.workers, len(names))
     # One block a shard: Ray hands out blocks, and a block is what a worker has in hand.
