@@ -26,7 +26,7 @@ class SceneError(IrlVlaError):
 
 
 class CheckpointError(IrlVlaError):
-    """A checkpoint, token bank, label set or manifest does not fit: names path, expected and found."""
+    """A checkpoint, token bank, label set or record does not fit: names path, expected and found."""
 
 
 class ClusterError(IrlVlaError):

@@ -1,74 +1,19 @@
-"""Files that are whole or absent: atomic writes, manifests and content hashes."""
+"""Files that are whole or absent, and hashes of their content."""
 
 import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from irl_vla.errors import CheckpointError, IrlVlaError
+from irl_vla.errors import IrlVlaError
 
-MANIFEST_NAME = "manifest.json"
 #: Errors that a write to an open file may meet.
 _OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of results is and where it came from.
-
-    Attributes:
-        kind: e.g. "dataset", "token_bank", "label_set", "checkpoint".
-        schema: version of the layout; readers refuse every other one.
-        config: resolved configuration that made it.
-        seed: seed of every random draw.
-        inputs: name to hash of what it was made from.
-        extra: facts that readers need (counts, shapes, layouts).
-    """
-
-    kind: str
-    schema: int
-    config: Mapping[str, Any]
-    seed: int
-    inputs: Mapping[str, str]
-    extra: Mapping[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash over all fields: equal fingerprints mean equal origin."""
-        return content_hash(asdict(self))
-
-    def write(self, folder: Path) -> None:
-        """Writes the manifest; by convention last, so that its presence says that the folder is whole."""
-        write_text(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=1, sort_keys=True))
-
-
-def read_manifest(folder: Path, kind: str, schema: int, remedy: str) -> Manifest:
-    """Reads and checks a manifest.
-
-    Args:
-        remedy: what to do if it does not fit, e.g. "run `irl-vla label`".
-
-    Raises:
-        CheckpointError: if the folder is not whole, of another kind or of another schema.
-    """
-    path = folder / MANIFEST_NAME
-    try:
-        manifest = Manifest(**json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: expected a finished {kind}, found no manifest; {remedy}") from error
-    except (json.JSONDecodeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a manifest ({error}); {remedy}") from error
-    if manifest.kind != kind:
-        raise CheckpointError(f"{path}: expected kind {kind!r}, found {manifest.kind!r}; {remedy}")
-    if manifest.schema != schema:
-        raise CheckpointError(f"{path}: expected schema {schema} of {kind}, found {manifest.schema}; {remedy}")
-    return manifest
 
 
 def content_hash(value: Any) -> str:

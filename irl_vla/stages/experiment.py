@@ -45,7 +45,7 @@ class GenerateConfig(WorldConfig):
 
     @property
     def world(self) -> WorldConfig:
-        """The world alone, of which the data set's manifest tells."""
+        """The world alone, of which the data set's record tells."""
         return WorldConfig(**{name: getattr(self, name) for name in WorldConfig.model_fields})
 
 

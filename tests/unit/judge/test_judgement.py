@@ -14,7 +14,7 @@ from irl_vla.judge.fingerprint import read_fingerprint
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import REAL, JudgeSettings, frames_to_judge, judge, write_judgement
 from irl_vla.judge.one_stage import FrameId, prepared_frames
-from irl_vla.ledger.files import Manifest
+from tests.unit.epdms.store_record import finish_store
 from tests.unit.epdms.straight_road import plan, scene
 
 SETTINGS = JudgeSettings(ScorerConfig(), against=["slow"], samples=100, seed=0, title="a table", origin=REAL)
@@ -22,7 +22,7 @@ PAIR = StagePair("now", "before", (("now2", "before2"),))
 
 
 class Store(dict[str, PreparedScene]):
-    """Prepared scenes in memory, with the manifest that tells what they were made from."""
+    """Prepared scenes in memory, with the record that tells what they were made from."""
 
     folder: Path
 
@@ -31,7 +31,7 @@ class Store(dict[str, PreparedScene]):
 def store(tmp_path: Path) -> Any:
     found = Store({token: scene(10.0) for token in ("a", "b")})
     found.folder = tmp_path / "prepared"
-    Manifest("prepared_scenes", 1, {}, 0, {"log": "1"}, {}).write(found.folder)
+    finish_store(found.folder, {"log": "1"})
     return found
 
 

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import Manifest, atomic_path, content_hash, read_manifest, write_text
-
-MANIFEST = Manifest(kind="label_set", schema=2, config={"a": 1}, seed=3, inputs={}, extra={})
+from irl_vla.ledger.files import atomic_path, content_hash, write_text
 
 
 def write_half(path: Path) -> None:
@@ -54,24 +51,6 @@ def test_a_disk_that_takes_no_more_is_named_whatever_library_writes(tmp_path: Pa
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["numpy", "text", "parquet", "safetensors", "torch"], done.stderr[-2000:]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_manifest_round_trip(tmp_path: Path) -> None:
-    MANIFEST.write(tmp_path)
-    assert read_manifest(tmp_path, "label_set", 2, "relabel") == MANIFEST
-
-
-def test_unfit_manifests_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="found no manifest; run it"):
-        read_manifest(tmp_path, "label_set", 2, "run it")
-    MANIFEST.write(tmp_path)
-    with pytest.raises(CheckpointError, match="expected schema 3 of label_set, found 2; run it"):
-        read_manifest(tmp_path, "label_set", 3, "run it")
-    with pytest.raises(CheckpointError, match="expected kind 'checkpoint', found 'label_set'"):
-        read_manifest(tmp_path, "checkpoint", 2, "run it")
-    write_text(tmp_path / "manifest.json", "{}")
-    with pytest.raises(CheckpointError, match="not a manifest"):
-        read_manifest(tmp_path, "label_set", 2, "run it")
 
 
 def test_content_hash_ignores_key_order_only() -> None:

@@ -1,16 +1,16 @@
 """Which data sets have the sensors of their shifted views painted anew."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from irl_vla.dataset.layout import Dataset
 from irl_vla.errors import CheckpointError
-from irl_vla.ledger.files import Manifest
 from irl_vla.scene import MapView, Scene
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
-from irl_vla.world.generate import MANIFEST_KIND, SCHEMA
+from irl_vla.world.identity import SCHEMA, world_artefact
 from irl_vla.world.painted_views import PaintedSensors, view_sensors
 from tests.unit.world.sensor_scenes import frame_of
 
@@ -23,8 +23,8 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def generated(dataset: Dataset, sensors: WorldSensorConfig | None, schema: int = SCHEMA) -> None:
-    values = WorldConfig(sensors=sensors).model_dump(mode="json")
-    Manifest(MANIFEST_KIND, schema, values, 0, {}, {}).write(dataset.root)
+    world = world_artefact(WorldConfig(sensors=sensors), dataset.root, seed=0)
+    replace(world, identity=replace(world.identity, schema=schema)).finish()
 
 
 def test_a_generated_data_set_is_painted_also_on_another_machine(dataset: Dataset) -> None:
