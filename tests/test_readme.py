@@ -41,7 +41,7 @@ PLACEHOLDERS = {
 KEYED = {
     "finetune/": [("irl_vla/rl/ppo.py", "chain_metrics")],
     "pretrain/loss_": [("irl_vla/train/imitation.py", "forward")],
-    "pretrain/val_": [("irl_vla/train/validation.py", "validate"), ("irl_vla/train/validation.py", "displacement")],
+    "pretrain/val_": [("irl_vla/train/validation.py", "_metrics"), ("irl_vla/train/validation.py", "displacement")],
 }
 
 
