@@ -1,10 +1,12 @@
 """Plans of a trained policy for the scenes of its token bank."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from irl_vla.geometry import Floats
-from irl_vla.judge.one_stage import FrameId
+from irl_vla.judge.one_stage import FrameId, frames_in
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 
@@ -13,6 +15,15 @@ def frames_of_bank(bank: TokenBank) -> list[FrameId]:
     """The original views of a token bank."""
     columns = (bank.token, bank.log_name, bank.group, bank.kind)
     return [FrameId(*(str(column[row]) for column in columns)) for row in np.flatnonzero(bank.view == ORIGINAL)]
+
+
+def perceived_frames(bank: TokenBank, frames: Sequence[FrameId], split: str) -> list[FrameId]:
+    """The frames that a bank holds; the others, whose sensors are not whole, are counted and named in a warning.
+
+    Raises:
+        SceneError: if it holds none of them.
+    """
+    return frames_in(bank.token.tolist(), frames, f"{split}: in the token bank {bank.place}")
 
 
 def bank_plans(chain: DenoisingChain, bank: TokenBank, rows_per_batch: int = 128) -> dict[str, Floats]:

@@ -5,7 +5,7 @@ Nothing here knows a reward: whatever a policy was trained on, this is what judg
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -183,22 +183,27 @@ def prepared_frames(store: PreparedStore, frames: Sequence[FrameId], split: str)
     Raises:
         SceneError: if none is prepared.
     """
-    kept = [frame for frame in frames if frame.token in store]
+    return frames_in(store, frames, f"{split}: among the prepared scenes {store.folder}")
+
+
+def frames_in(known: Container[str], frames: Sequence[FrameId], where: str) -> list[FrameId]:
+    """The frames whose tokens are known; the others are counted and named in a warning.
+
+    Args:
+        where: the split, and what knows them.
+
+    Raises:
+        SceneError: if none is known.
+    """
+    kept = [frame for frame in frames if frame.token in known]
+    missing = [frame.token for frame in frames if frame.token not in known]
+    named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
     if frames and not kept:
         raise SceneError(
-            f"{store.folder}: expected prepared scenes of {len(frames)} frames of split {split}, found none of them; "
-            "do they belong to the same split?"
+            f"split {where}: expected {len(frames)} scenes, found none of them; do they belong to the same split?"
         )
-    missing = [frame.token for frame in frames if frame.token not in store]
     if missing:
-        log.warning(
-            "split %s: %d of %d scenes are not prepared and left out: %s%s",
-            split,
-            len(missing),
-            len(frames),
-            ", ".join(missing[:_NAMED]),
-            ", ..." if len(missing) > _NAMED else "",
-        )
+        log.warning("split %s: %d of %d scenes are missing and left out: %s", where, len(missing), len(frames), named)
     return kept
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from irl_vla.errors import CheckpointError, ConfigError
@@ -149,6 +150,7 @@ class Artefact:
             raise CheckpointError(
                 f"{self.folder}: expected a finished {self.identity.kind}, found {state}; {self.remedy} first"
             )
+        _tell_code(str(self.folder), found.code[-1], str(code_version()))
         return found
 
     def _mine(self) -> Record | None:
@@ -175,6 +177,13 @@ class Artefact:
 
     def _write(self, record: Record) -> None:
         (self.folder / RECORD_NAME).write_text(record.to_json())
+
+
+@lru_cache(maxsize=1024)
+def _tell_code(folder: str, then: str, now: str) -> None:
+    """Says, once a process, that another commit made what is used."""
+    if then != now:
+        log.warning("%s was made by code %s, this is %s", folder, then, now)
 
 
 def find_record(folder: Location) -> Record | None:

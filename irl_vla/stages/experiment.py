@@ -57,12 +57,15 @@ class EvaluateConfig(Config):
         against: policies to whose scores all others are compared, frame by frame.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
+        incomplete: as ``pretrain.samples.incomplete``, for the split that is judged on: a finished policy may be judged
+            where it does not see everything (second stages of NAVSIM have no LiDAR).
     """
 
     policies: tuple[PolicyName, ...] = Field(get_args(PolicyName), min_length=1)
     against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()
+    incomplete: Literal["error", "leave_out", "blank"] = "error"
 
 
 class ReportConfig(Config):

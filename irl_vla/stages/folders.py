@@ -56,13 +56,26 @@ def dataset(experiment: Experiment) -> "Dataset":
     return Dataset(found.root.resolve(), found.maps_root.resolve(), found.splits_root.resolve())
 
 
-def fingerprint(experiment: Experiment, *splits: str) -> "DatasetFingerprint":
-    """What some splits of the dataset hold; read once a process, and quickly where it was read before.
+def fingerprint(found: "Dataset", *splits: str) -> "DatasetFingerprint":
+    """What some splits of a dataset hold; read once a process, and quickly where it was read before.
 
     Raises:
         ConfigError, LogFormatError: if a split or one of its logs is missing.
     """
-    return _fingerprint(dataset(experiment), tuple(sorted(set(splits))))
+    return _fingerprint(found, tuple(sorted(set(splits))))
+
+
+def training_dataset(experiment: Experiment) -> "Dataset":
+    """The dataset to train on; with ``data.skip_broken`` without the logs that are missing or cannot be read.
+
+    Raises:
+        ConfigError: if a folder or a split is missing.
+    """
+    found = dataset(experiment)
+    if experiment.data.skip_broken:
+        for purpose in ("train", "val"):
+            found = _whole_logs(found, _prepared_split(experiment, experiment.data.splits[purpose]))
+    return found
 
 
 def judged_dataset(experiment: Experiment) -> "Dataset":
@@ -88,14 +101,14 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
     Args:
         experiment: whose.
         split: name of the split.
-        source: of :func:`judged_dataset`; None takes the dataset as it is.
+        source: of :func:`judged_dataset`; None takes that to train on.
     """
     from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
 
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
-    found = dataset(experiment) if source is None else source
+    found = training_dataset(experiment) if source is None else source
     name, skip = _prepared_split(experiment, split), experiment.data.skip_broken
     with owned(folder, f"preparing the split {split}", wait=True):
         return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
@@ -135,6 +148,27 @@ def sweep(experiment: Experiment) -> Artefact:
     """The trials of the sweep."""
     sections = {"finetune": experiment.finetune, "sweep": experiment.sweep}
     return _stage(experiment, "sweep", sections, _after(train_reward(experiment)))
+
+
+def warn_of_overlap(experiment: Experiment, judged: "Dataset") -> None:
+    """Says so if trained policies are judged on what they learned from or were chosen by.
+
+    Training asks the same of all its splits; here another one may be judged. Where the training splits are not at
+    hand there is nothing to compare.
+    """
+    from irl_vla.dataset.split_guard import overlap
+
+    if all(POLICIES[name].kind != "trained" for name in experiment.evaluate.policies):
+        return
+    for role in ("train", "val"):
+        names = {role: experiment.data.splits[role], "test": experiment.data.test}
+        try:
+            shared = overlap(judged, names).pairs
+        except (ConfigError, LogFormatError) as error:
+            log.info("%s: not compared with the split that is judged on (%s)", names[role], error)
+            continue
+        for pair in shared:
+            log.warning("trained policies are judged on what they have seen: %s", pair)
 
 
 def require_policies(experiment: Experiment) -> None:
@@ -255,7 +289,7 @@ def _training_data(experiment: Experiment) -> dict[str, str]:
         ConfigError, LogFormatError: if the data is not at hand and nothing was made from it.
     """
     try:
-        found = fingerprint(experiment, experiment.data.train, experiment.data.val)
+        found = fingerprint(training_dataset(experiment), experiment.data.train, experiment.data.val)
     except (ConfigError, LogFormatError) as error:
         record = find_record(stage_folder(experiment, "pretrain"))
         if record is None or not record.whole:
@@ -284,6 +318,14 @@ def made_from(experiment: Experiment) -> "dict[str, DatasetFingerprint]":
 def forget_data() -> None:
     """Data was written in this process: what was read of it before is read again."""
     _fingerprint.cache_clear()
+    _whole_logs.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def _whole_logs(found: "Dataset", split: str) -> "Dataset":
+    from irl_vla.dataset.whole_logs import whole_logs
+
+    return whole_logs(found, split, skip=None)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""What imitation is made from, and how its perception sees one more split."""
+"""What imitation is made from, and how its perception sees the split that is judged on."""
 
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ def pretrain_inputs(
     splits = [experiment.data.splits[purpose] for purpose in purposes]
     return PretrainInputs(
         dataset=dataset,
-        fingerprints={split: folders.fingerprint(experiment, split).value for split in splits},
+        fingerprints={split: folders.fingerprint(dataset, split).value for split in splits},
         splits=experiment.data,
         validation=validation,
         scorer=folders.training_scorer(experiment),
@@ -46,8 +46,8 @@ def perceive_test_split(experiment: Experiment, dataset: "Dataset") -> None:
 
     encode_split(
         pretrain_inputs(experiment, dataset, None, "test"),
-        "test",
         folders.policy_path(experiment),
         experiment.pretrain,
         folders.bank_path(experiment, "test").parent,
+        experiment.evaluate.incomplete,
     )

@@ -16,7 +16,7 @@ from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.geometry import Floats
 from irl_vla.judge import baselines
-from irl_vla.judge.bank_plans import bank_plans
+from irl_vla.judge.bank_plans import bank_plans, perceived_frames
 from irl_vla.judge.fingerprint import write_fingerprint
 from irl_vla.judge.for_each import ForEach
 from irl_vla.judge.judgement import GENERATED, REAL, JudgeSettings, frames_to_judge, judge, write_judgement
@@ -62,6 +62,8 @@ def write_evaluation(
     """
     split, chosen = experiment.data.test, experiment.evaluate
     frames = prepared_frames(store, frames_of_refs(scene_refs(dataset, split)), split)
+    if any(POLICIES[name].kind == "trained" for name in chosen.policies):
+        frames = perceived_frames(TokenBank.open(folders.bank_path(experiment, "test")), frames, split)
     judged = frames_to_judge(frames, read_split(dataset, split).stage_pairs)
     if judged.left_out:
         log.warning("%d scenes of both stages left out: %s", len(judged.left_out), ", ".join(judged.left_out))

@@ -6,12 +6,13 @@ the stage that needs them.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
 
 from irl_vla.config import Config
 from irl_vla.ledger.artefact import Artefact
+from irl_vla.ledger.code import code_version
 from irl_vla.ledger.owner import owned
 from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
@@ -40,10 +41,12 @@ def generate(experiment: Experiment) -> None:
 
     settings, root, seed = experiment.generate, folders.data_root(experiment), experiment.data_seed
     planned = world_artefact(settings.world, root, seed)
-    if will_generate(planned, settings.replace):
+    written = will_generate(planned, settings.replace)
+    if written:
         require_replaceable(folders.made_from(experiment), planned, settings.replace)
-    write_world(settings.world, root, seed, settings.replace)
-    select(experiment, settings.selection)
+    with owned(root, "generating a data set", wait=True) if written else nullcontext():
+        write_world(settings.world, root, seed, settings.replace)
+        select(experiment, settings.selection)
     folders.forget_data()
 
 
@@ -54,7 +57,7 @@ def pretrain(experiment: Experiment) -> None:
     stage = folders.pretrain(experiment)
     if _is_done(stage):
         return
-    dataset = folders.dataset(experiment)
+    dataset = folders.training_dataset(experiment)
     require_disjoint(dataset, experiment.data.splits)
     with _making(experiment, stage, experiment.pretrain) as run:
         from irl_vla.stages.imitation import pretrain_inputs
@@ -141,6 +144,7 @@ def evaluate(experiment: Experiment) -> None:
     """Judges every configured policy by the true EPDMS on the test split."""
     folders.require_policies(experiment)
     dataset = folders.judged_dataset(experiment)
+    folders.warn_of_overlap(experiment, dataset)
     place = folders.stage_folder(experiment, "evaluate")
     owner, session = owned(place, "the stage evaluate"), _session(experiment)
     with owner, session, _tracked(experiment, "evaluate", experiment.evaluate) as run:
@@ -156,6 +160,7 @@ def evaluate(experiment: Experiment) -> None:
                 run.artifact(path)
             evaluator = read_fingerprint(folder / "results.csv")
             run.artifact(sidecar(folder / "results.csv"))
+        run.tags({"irl_vla.code": str(code_version())})
         run.tags({MLFLOW_TAG: evaluator.short, f"{MLFLOW_TAG}.self_check": evaluator.self_check})
 
 
@@ -188,6 +193,7 @@ def _making(experiment: Experiment, stage: Artefact, section: Config) -> Iterato
     name = stage.folder.name.replace("_", "-")
     with owned(stage.folder, f"the stage {name}"), _session(experiment), _tracked(experiment, name, section) as run:
         stage.begin()
+        run.tags({"irl_vla.code": str(code_version()), "irl_vla.identity": stage.fingerprint})
         yield run
         stage.finish()
 

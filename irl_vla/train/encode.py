@@ -55,6 +55,7 @@ class SampleJob:
         views: shifted views of the chosen share of scenes; None for none (validation and test).
         view_sensors: paints what shifted views see, in a generated world; None keeps the recorded sensors.
         seed: of the views.
+        setting: that says what becomes of scenes without all sensors, for messages.
     """
 
     dataset: Dataset
@@ -66,6 +67,7 @@ class SampleJob:
     view_sensors: ViewSensors | None
     seed: int
     folder: Location
+    setting: str = "pretrain.samples.incomplete"
 
     @property
     def artefact(self) -> Artefact:
@@ -178,11 +180,11 @@ def require_sensors(job: SampleJob, found: SensorInventory) -> None:
     if chosen == "error" or (chosen == "leave_out" and not found.whole):
         raise SceneError(
             f"{told}; fetch the files, take other sensors (model.encoder.cameras, model.encoder.lidar), or set "
-            "pretrain.samples.incomplete: leave_out does without these scenes, blank shows black images and empty "
-            "sweeps in their place"
+            f"{job.setting}: leave_out does without these scenes, blank shows black images and empty sweeps in their "
+            "place"
         )
     done = "are left out" if chosen == "leave_out" else "see black images and empty sweeps"
-    log.warning("%s; these scenes %s (pretrain.samples.incomplete=%s)", told, done, chosen)
+    log.warning("%s; these scenes %s (%s=%s)", told, done, job.setting, chosen)
 
 
 def missing_counts(found: SensorInventory) -> dict[str, dict[str, int]]:

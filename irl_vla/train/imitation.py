@@ -6,8 +6,8 @@ becomes the policy checkpoint; its frozen perception then writes the token banks
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import ray.train
@@ -165,18 +165,23 @@ def pretrain(
 
 
 def encode_split(
-    inputs: PretrainInputs, purpose: str, checkpoint: Location, config: ImitationConfig, folder: Location
+    inputs: PretrainInputs,
+    checkpoint: Location,
+    config: ImitationConfig,
+    folder: Location,
+    incomplete: Literal["error", "leave_out", "blank"],
 ) -> None:
-    """Writes the token bank of one more split, as a trained policy perceives it; what is there already is kept.
+    """Writes the token bank of the test split, as a trained policy perceives it; what is there already is kept.
 
     Args:
-        purpose: "test", of ``inputs.splits``.
         checkpoint: of the policy.
         folder: of banks; this one has the name of the split.
+        incomplete: what becomes of scenes whose sensor files are not all there.
     """
     _, policy = load_policy(checkpoint)
-    job = sample_job(inputs, purpose, policy, config)
-    samples = write_samples({purpose: job})[purpose]
+    settings = config.with_overrides({"samples.incomplete": incomplete})
+    job = replace(sample_job(inputs, "test", policy, settings), setting="evaluate.incomplete")
+    samples = write_samples({job.split: job})[job.split]
     write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu)
 
 
@@ -326,7 +331,7 @@ def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: 
         views=inputs.views if name == "train" else None,
         view_sensors=inputs.view_sensors,
         seed=inputs.data_seed,
-        folder=inputs.samples / split,
+        folder=inputs.samples / (f"{split}-views" if name == "train" and inputs.views.count else split),
     )
 
 

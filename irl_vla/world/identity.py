@@ -10,6 +10,7 @@ from irl_vla.dataset.fingerprint import GENERATED_KIND, DatasetFingerprint
 from irl_vla.dataset.splits import LAYOUTS_NAME
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.artefact import Artefact, Identity, differences, find_record
+from irl_vla.ledger.owner import OWNER_NAME
 from irl_vla.ledger.storage import RECORD_NAME, Location
 from irl_vla.world.config import WorldConfig
 from irl_vla.world.second_stage_files import SECOND_STAGE
@@ -101,7 +102,7 @@ def is_finished(wanted: Artefact) -> bool:
     """
     found = find_record(wanted.folder)
     if found is None:
-        if wanted.folder.children():
+        if set(wanted.folder.children()) - {OWNER_NAME}:
             raise CheckpointError(
                 f"{wanted.folder}: expected an empty or new folder, found data that was not generated here; choose "
                 "another data.root, or set generate: null to read what is there"
@@ -135,7 +136,7 @@ def remove_world(root: Path) -> None:
     Raises:
         CheckpointError: if the folder holds anything else; then nothing is removed.
     """
-    foreign = sorted({path.name for path in root.iterdir()} - {*_WRITTEN})
+    foreign = sorted({path.name for path in root.iterdir()} - {*_WRITTEN, OWNER_NAME})
     if foreign:
         raise CheckpointError(
             f"{root}: expected a generated data set alone, found {', '.join(foreign[:5])} beside it; move that away "

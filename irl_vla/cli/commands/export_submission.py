@@ -69,10 +69,10 @@ def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
 
     chosen = experiment.with_overrides({"evaluate.policies": (name,)})
     folders.require_policies(chosen)
+    dataset, split = folders.judged_dataset(chosen), chosen.data.test
     with ray_session(chosen.ray):
-        perceive_test_split(chosen, folders.dataset(chosen))
-        store = folders.prepared(chosen, chosen.data.test)
-        split = chosen.data.test
-        frames = prepared_frames(store, frames_of_refs(scene_refs(folders.dataset(chosen), split)), split)
+        perceive_test_split(chosen, dataset)
+        store = folders.prepared(chosen, split, dataset)
+        frames = prepared_frames(store, frames_of_refs(scene_refs(dataset, split)), split)
         ((_, plans),) = planned(chosen, store, frames)
     return plans

@@ -111,7 +111,9 @@ def split_findings(experiment: Experiment, dataset: Dataset, name: str, found: S
 
 def sensor_finding(experiment: Experiment, dataset: Dataset, name: str) -> Finding:
     """Whether the sensor files that the policy takes are there, for every scene of a split."""
-    chosen = experiment.pretrain.samples.incomplete
+    judged = name == experiment.data.test
+    setting = "evaluate.incomplete" if judged else "pretrain.samples.incomplete"
+    chosen = experiment.evaluate.incomplete if judged else experiment.pretrain.samples.incomplete
     check = f"sensors of {name}"
     try:
         found = spread_inventory(dataset, name, sensor_config(experiment.model.encoder, chosen == "blank"))
@@ -120,9 +122,9 @@ def sensor_finding(experiment: Experiment, dataset: Dataset, name: str) -> Findi
     if not found.missing:
         return Finding(check, "ok", found.describe())
     if chosen != "error":
-        done = "left out" if chosen == "leave_out" else "trained with blank images and empty sweeps"
+        done = "left out" if chosen == "leave_out" else "seen with blank images and empty sweeps"
         return Finding(check, "warning", found.describe(), f"such scenes are {done}, as configured")
-    remedy = "fetch the sensor files, change model.encoder.cameras, or set pretrain.samples.incomplete=leave_out"
+    remedy = f"fetch the sensor files, change model.encoder.cameras, or set {setting}=leave_out"
     return Finding(check, "problem", found.describe(), remedy)
 
 

@@ -24,7 +24,8 @@ def test_frames_that_are_not_prepared_are_counted_and_named(
     store: PreparedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert prepared_frames(store, [frame(0), frame(7), frame(1)], "val") == [frame(0), frame(1)]
-    assert "split val: 1 of 3 scenes are not prepared and left out: 0000000000000007" in caplog.text
+    assert "1 of 3 scenes are missing and left out: 0000000000000007" in caplog.text
+    assert f"split val: among the prepared scenes {store.folder}" in caplog.text
     caplog.clear()
     assert prepared_frames(store, [frame(1)], "val") == [frame(1)]
     assert not caplog.text
@@ -38,5 +39,5 @@ def test_a_long_list_is_cut(store: PreparedStore, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_foreign_store_is_an_error(store: PreparedStore) -> None:
-    with pytest.raises(SceneError, match="expected prepared scenes of 1 frames of split val, found none"):
+    with pytest.raises(SceneError, match=r"split val: among the prepared scenes .*expected 1 scenes, found none"):
         prepared_frames(store, [frame(9)], "val")

@@ -64,6 +64,18 @@ def test_another_commit_is_told_and_stands_in_the_record(artefact, monkeypatch, 
     assert artefact.finish().code == ("1.0 at aaaaaaaa", "1.0 at bbbbbbbb with changes")
 
 
+def test_what_another_commit_made_is_used_and_told_once(artefact, monkeypatch, caplog):
+    monkeypatch.setattr(module, "code_version", lambda: CodeVersion("1.0", "a" * 40, dirty=False))
+    artefact.begin()
+    artefact.finish()
+    artefact.require()
+    assert "was made by" not in caplog.text
+    monkeypatch.setattr(module, "code_version", lambda: CodeVersion("1.0", "b" * 40, dirty=False))
+    artefact.require()
+    artefact.require()
+    assert caplog.text.count("label was made by code 1.0 at aaaaaaaa, this is 1.0 at bbbbbbbb") == 1
+
+
 def test_half_written_other_kind_other_schema_and_nothing_are_told_apart(artefact):
     folder = artefact.folder
     with pytest.raises(CheckpointError, match="found nothing"):

@@ -1,5 +1,6 @@
 """What binds the result of a stage, and what does not."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from irl_vla.dataset.fingerprint import DatasetFingerprint
+from irl_vla.dataset.split_guard import SharedScenes, SplitOverlap
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.judge.for_each import ForEach, on_ray
 from irl_vla.ledger.artefact import Artefact
@@ -25,7 +27,8 @@ def experiment(tmp_path: Path) -> Experiment:
 def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, DatasetFingerprint]:
     """What the data set holds, to be changed by tests."""
     found = {"now": DatasetFingerprint("generated", 3, "logs", "maps", "splits", "sensors", "world")}
-    monkeypatch.setattr(folders, "fingerprint", lambda experiment, *splits: found["now"])
+    monkeypatch.setattr(folders, "training_dataset", lambda experiment: SimpleNamespace())
+    monkeypatch.setattr(folders, "fingerprint", lambda dataset, *splits: found["now"])
     return found
 
 
@@ -113,7 +116,7 @@ def test_a_finished_policy_is_judged_where_its_training_data_is_not(
 ) -> None:
     finish_all(experiment)
 
-    def absent(experiment: Experiment, *splits: str) -> DatasetFingerprint:
+    def absent(dataset: Any, *splits: str) -> DatasetFingerprint:
         raise ConfigError("no split 'train'")
 
     monkeypatch.setattr(folders, "fingerprint", absent)
@@ -190,7 +193,7 @@ def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeyp
         "val_all": None,
         "test_all": None,
     }
-    assert asked["val_all"][1:] == (experiment.shared.path / "prepared" / "val", experiment.data_seed)
+    assert asked["val_all"][1:] == (experiment.shared / "prepared" / "val", experiment.data_seed)
     folders.prepared(experiment.with_overrides({"views.count": 0}), "train")
     assert asked["train_all"][0] is None
 
@@ -229,6 +232,24 @@ def test_broken_logs_are_found_before_ray_and_left_out_on_request(
     left = SimpleNamespace()
     folders.prepared(experiment, "test", left)
     assert prepared == [left]
+
+
+def test_trained_policies_that_are_judged_on_what_they_have_seen_are_told(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def overlap(dataset: Any, names: dict[str, str]) -> SplitOverlap:
+        if "val" in names:
+            raise ConfigError("no split 'val'")
+        return SplitOverlap((SharedScenes(("train", "test"), ("train", "seen"), ("a",), (), ()),))
+
+    monkeypatch.setattr("irl_vla.dataset.split_guard.overlap", overlap)
+    seen = experiment.with_overrides({"data.test": "seen", "evaluate.policies": ("human",)})
+    with caplog.at_level(logging.INFO):
+        folders.warn_of_overlap(seen, SimpleNamespace())
+        assert not caplog.text
+        folders.warn_of_overlap(seen.with_overrides({"evaluate.policies": ("imitation",)}), SimpleNamespace())
+    assert "judged on what they have seen: data.train (train) and data.test (seen) share 1 scenes (a)" in caplog.text
+    assert "val: not compared with the split that is judged on (no split 'val')" in caplog.text
 
 
 def test_what_depends_on_the_seed_lies_in_its_folder(experiment: Experiment) -> None:

@@ -159,9 +159,10 @@ def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
 ) -> None:
     asked: list[str] = []
 
-    training: dict[str, PreparedScene] = {"b0": store["b0"], "b1": store["b1"]}
+    training = Store({"b0": store["b0"], "b1": store["b1"]})
+    training.folder = store.folder
 
-    def prepared(experiment: Experiment, split: str) -> dict[str, PreparedScene]:
+    def prepared(experiment: Experiment, split: str) -> Store:
         asked.append(split)
         return training
 
@@ -175,7 +176,7 @@ def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
 
 def test_scenes_that_are_not_prepared_are_counted_and_named(evaluated: Any, caplog: pytest.LogCaptureFixture) -> None:
     evaluated(evaluate=POLICIES_TO_JUDGE)
-    assert "split test: 1 of 5 scenes are not prepared and left out: lost" in caplog.text
+    assert "1 of 5 scenes are missing and left out: lost" in caplog.text
 
 
 def test_every_baseline_of_the_table_has_its_plans() -> None:

@@ -157,7 +157,8 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
 
 def test_one_seed_is_not_pooled(seeds: list[Path], tmp_path: Path) -> None:
     (seeds[1] / "evaluate" / "results.csv").unlink()
-    text = show.write_report(Experiment(name="x", runs=tmp_path, generate=None), SimpleNamespace()).read_text()
+    experiment = Experiment(name="x", runs=tmp_path, generate=None)
+    text = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report").read_text()
     assert "seeds</h2>" not in text
     assert "Results, seed-0" in text
     assert show.GENERATED not in text

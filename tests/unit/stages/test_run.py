@@ -50,7 +50,8 @@ def test_all_stages_run_in_order_within_one_session(config: Path, monkeypatch: p
 def test_whole_stages_need_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment(name="x", runs=tmp_path)
     data = DatasetFingerprint("generated", 3, "logs", "maps", "splits", "sensors", "world")
-    monkeypatch.setattr(folders, "fingerprint", lambda experiment, *splits: data)
+    monkeypatch.setattr(folders, "training_dataset", lambda experiment: None)
+    monkeypatch.setattr(folders, "fingerprint", lambda dataset, *splits: data)
     monkeypatch.setattr(stages, "_session", fails_with(AssertionError("connected to Ray")))
     for name in ("pretrain", "label", "train_reward", "finetune"):
         stage = getattr(folders, name)(experiment)
