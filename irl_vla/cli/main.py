@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(known).parse_args(arguments)
     if options.stage in known:
         return known[options.stage].run(options)
-    return execute(options.stage, options.config, options.overrides, options.print_config)
+    return execute(
+        options.stage, options.config, options.overrides, print_config=options.print_config, dry_run=options.dry_run
+    )
 
 
 def stage_entry(stage: str, module: str) -> None:
@@ -61,22 +63,37 @@ def stage_entry(stage: str, module: str) -> None:
     )
     _add_stage_arguments(parser)
     options = parser.parse_args()
-    sys.exit(execute(stage, options.config, options.overrides, options.print_config))
+    sys.exit(
+        execute(stage, options.config, options.overrides, print_config=options.print_config, dry_run=options.dry_run)
+    )
 
 
-def execute(stage: str, config: Path, overrides: Sequence[str], print_config: bool = False) -> int:
-    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes)."""
+def execute(
+    stage: str, config: Path, overrides: Sequence[str], *, print_config: bool = False, dry_run: bool = False
+) -> int:
+    """Runs a stage; returns 0 when done, 2 on bad input, 130 when interrupted (the same command resumes).
+
+    Args:
+        print_config: shows the resolved configuration instead.
+        dry_run: shows what the stage would make instead.
+    """
     from irl_vla.cli.outcome import exit_status
 
     def work() -> None:
         from irl_vla.stages.experiment import load_experiment
-        from irl_vla.stages.extra import require_train_extra
-        from irl_vla.stages.run import STAGES
 
         experiment = load_experiment(config, overrides)
         if print_config:
             sys.stdout.write(experiment.to_yaml())
+        elif dry_run:
+            from irl_vla.cli.dry_run import dry_run as look_ahead
+            from irl_vla.cli.dry_run_table import show
+
+            show(look_ahead(experiment, stage))
         else:
+            from irl_vla.stages.extra import require_train_extra
+            from irl_vla.stages.run import STAGES
+
             require_train_extra(f"irl-vla {stage}")
             STAGES[stage.replace("-", "_")](experiment)
 
@@ -106,7 +123,9 @@ def _parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
 def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="experiment, e.g. configs/demo.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, values in YAML")
-    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    instead.add_argument("--dry-run", action="store_true", help="show what the stage would make and stop")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ large each is. Numbers of a row are a tensor column (Arrow's canonical type), so
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _FINGERPRINT: Final = b"irl_vla.fingerprint"
 _CODE: Final = b"irl_vla.code"
 #: Below so many wanted rows a chunk, row by row is faster than chunk by chunk.
 _FEW_A_CHUNK: Final = 4
+#: What a text takes, roughly: a token of 16 letters or the name of a log of 40, and where it ends.
+_TEXT_BYTES: Final = 32
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,14 @@ def write_rows(path: Path, layout: RowLayout, batches: Iterable[Rows], fingerpri
             file.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             count += len(columns[0])
     return count
+
+
+def row_bytes(layout: RowLayout) -> int:
+    """What a row takes on disk: exact for numbers, roughly for texts, without what a shard takes beside its rows."""
+    return sum(
+        _TEXT_BYTES if kind is np.str_ else math.prod(shape) * np.dtype(_stored(kind)).itemsize
+        for shape, kind in layout.values()
+    )
 
 
 @dataclass(frozen=True, eq=False)

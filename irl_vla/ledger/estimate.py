@@ -23,10 +23,12 @@ class Estimate:
 
     def __str__(self) -> str:
         plans = f", {self.plans:,} plans" if self.plans else ""
-        return f"{self.what}: {self.rows:,} rows{plans}, {self.core_hours:.2g} core hours, {_readable(self.size_bytes)}"
+        size = readable_bytes(self.size_bytes)
+        return f"{self.what}: {self.rows:,} rows{plans}, {self.core_hours:.2g} core hours, {size}"
 
 
-def _readable(size_bytes: float) -> str:
+def readable_bytes(size_bytes: float) -> str:
+    """Three figures and a unit, e.g. "1.6 GB"."""
     for unit in ("kB", "MB", "GB"):
         size_bytes /= 1000
         if size_bytes < 1000:

@@ -17,13 +17,10 @@ from torch import Tensor
 from irl_vla.errors import ConfigError, SceneError
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.instruction import encode_instruction
-from irl_vla.policy.perception.lidar import raster_shape, rasterise_sweeps
+from irl_vla.policy.perception.lidar import rasterise_sweeps
+from irl_vla.policy.sample_layout import BOX_VALUES, Layout, sample_layout, target_layout
 from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, OBJECT_NAMES, Observation
 
-#: Name -> (shape, data type) of the arrays of one scene.
-Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]
-
-BOX_VALUES = 9  # x, y, z, length, width, height, heading, vx, vy
 IGNORED = -1  # class of a padded box, action of a scene without a plan to imitate
 
 
@@ -93,34 +90,6 @@ class PerceptionTargets:
     def to(self, device: torch.device | str) -> Self:
         """The same targets on another device."""
         return type(self)(*(getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)))
-
-
-def sample_layout(config: EncoderConfig) -> Layout:
-    """Shapes and types of the arrays that :func:`encode_sample` returns."""
-    cameras, length = config.cameras, config.semantic.language.max_instruction_tokens
-    count = len(cameras.names)
-    return {
-        "images": ((count, cameras.height_px, cameras.width_px, 3), np.uint8),
-        "camera_valid": ((count,), np.bool_),
-        "intrinsics": ((count, 3, 3), np.float32),
-        "camera_to_ego": ((count, 4, 4), np.float32),
-        "lidar": (raster_shape(config.lidar, config.grid), np.uint8),
-        "history": ((HISTORY_FRAMES, 7), np.float32),
-        "command": ((), np.int64),
-        "instruction_ids": ((length,), np.int32),
-        "instruction_mask": ((length,), np.bool_),
-    }
-
-
-def target_layout(config: EncoderConfig) -> Layout:
-    """Shapes and types of the arrays that :func:`encode_targets` returns."""
-    perception, grid = config.perception, config.grid
-    return {
-        "boxes": ((perception.max_boxes, BOX_VALUES), np.float32),
-        "box_classes": ((perception.max_boxes,), np.int64),
-        "raster": ((perception.map_classes, grid.rows, grid.columns), np.uint8),
-        "meta_action": ((2,), np.int64),
-    }
 
 
 def encode_sample(observation: Observation, config: EncoderConfig) -> dict[str, NDArray[Any]]:

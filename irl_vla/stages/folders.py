@@ -74,7 +74,7 @@ def training_dataset(experiment: Experiment) -> "Dataset":
     found = dataset(experiment)
     if experiment.data.skip_broken:
         for purpose in ("train", "val"):
-            found = _whole_logs(found, _prepared_split(experiment, experiment.data.splits[purpose]))
+            found = _whole_logs(found, prepared_split(experiment, experiment.data.splits[purpose]))
     return found
 
 
@@ -88,7 +88,7 @@ def judged_dataset(experiment: Experiment) -> "Dataset":
     from irl_vla.dataset.whole_logs import whole_logs
 
     skip = None if experiment.data.skip_broken else "data.skip_broken=true"
-    source = _prepared_split(experiment, experiment.data.test)
+    source = prepared_split(experiment, experiment.data.test)
     return whole_logs(dataset(experiment), source, skip=skip, processes=experiment.ray.cpus)
 
 
@@ -109,12 +109,13 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     found = training_dataset(experiment) if source is None else source
-    name, skip = _prepared_split(experiment, split), experiment.data.skip_broken
+    name, skip = prepared_split(experiment, split), experiment.data.skip_broken
     with owned(folder, f"preparing the split {split}", wait=True):
         return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
 
 
-def _prepared_split(experiment: Experiment, split: str) -> str:
+def prepared_split(experiment: Experiment, split: str) -> str:
+    """Name of the split whose scenes are prepared: where a split is narrowed, that with all of its windows."""
     from irl_vla.dataset.splits import all_windows
     from irl_vla.world.plan import SPLITS
 
@@ -203,6 +204,13 @@ def stage_folder(experiment: Experiment, stage: str) -> Location:
 def policy_path(experiment: Experiment) -> Location:
     """Checkpoint of imitation."""
     return checkpoint(experiment, "imitation")
+
+
+def samples_path(experiment: Experiment, purpose: str) -> Location:
+    """Samples of "train", "val" or "test"; those with shifted views lie apart from those of the split alone."""
+    split = experiment.data.splits[purpose]
+    views = purpose == "train" and experiment.views.count and experiment.pretrain.samples.view_fraction
+    return experiment.shared / "samples" / (f"{split}-views" if views else split)
 
 
 def bank_path(experiment: Experiment, purpose: str) -> Location:

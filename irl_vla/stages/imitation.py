@@ -34,7 +34,7 @@ def pretrain_inputs(
         views=experiment.views,
         view_sensors=view_sensors(dataset, experiment.data_seed),
         data_seed=experiment.data_seed,
-        samples=experiment.shared / "samples",
+        samples={purpose: folders.samples_path(experiment, purpose) for purpose in purposes},
     )
 
 

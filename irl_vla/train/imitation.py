@@ -72,7 +72,7 @@ class PretrainInputs:
         fingerprints: name of a split to the fingerprint of what it draws on.
         views, data_seed: shifted views of training scenes, as for prepared scenes.
         view_sensors: paints what shifted views see; None keeps the recorded sensors.
-        samples: folder of the samples, one below it a split; trainings of other seeds may share it.
+        samples: folder of the samples of each purpose; trainings of other seeds may share it.
     """
 
     dataset: Dataset
@@ -83,7 +83,7 @@ class PretrainInputs:
     views: ViewConfig
     view_sensors: ViewSensors | None
     data_seed: int
-    samples: Location
+    samples: Mapping[str, Location]
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def sample_job(inputs: PretrainInputs, name: str, policy: PolicyConfig, config: 
         views=inputs.views if name == "train" else None,
         view_sensors=inputs.view_sensors,
         seed=inputs.data_seed,
-        folder=inputs.samples / (f"{split}-views" if name == "train" and inputs.views.count else split),
+        folder=inputs.samples[name],
     )
 
 

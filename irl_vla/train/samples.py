@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from irl_vla.ledger.arrays import RowLayout, ShardedRows
 from irl_vla.ledger.artefact import Record, require_record
 from irl_vla.ledger.storage import Location
-from irl_vla.policy.batch import sample_layout, target_layout
 from irl_vla.policy.config import EncoderConfig
+from irl_vla.policy.sample_layout import sample_layout, target_layout
 from irl_vla.policy.token_bank import ROW_LAYOUT, BankRows
 
 KIND: Final = "samples"

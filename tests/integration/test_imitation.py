@@ -87,7 +87,7 @@ def make_inputs(root: Path) -> PretrainInputs:
         views=ViewConfig(),
         data_seed=5,
         view_sensors=view_sensors(dataset, 5),
-        samples=Location.of(root / "samples"),
+        samples={purpose: Location.of(root / "samples" / purpose) for purpose in ("train", "val", "test")},
     )
 
 

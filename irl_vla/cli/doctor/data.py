@@ -12,12 +12,13 @@ from irl_vla.dataset.scenes import iter_scenes, split_logs
 from irl_vla.dataset.split_guard import overlap, split_command
 from irl_vla.dataset.splits import read_split
 from irl_vla.errors import IrlVlaError
-from irl_vla.judge.policies import POLICIES
+from irl_vla.judge.policies import POLICIES, Role
 from irl_vla.ledger.storage import RECORD_NAME
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root
+from irl_vla.world.config import SplitSizeConfig
 
 #: Frames of a log without a whole window: 3 of history, 8 of future.
 WINDOW_BORDER: Final = 11
@@ -41,7 +42,7 @@ class SplitSample:
     first: Scene | None
 
 
-def roles(experiment: Experiment) -> dict[str, str]:
+def roles(experiment: Experiment) -> dict[Role, str]:
     """The splits that the configured policies need: "train", "val" and "test" to their names."""
     needed = {role for name in experiment.evaluate.policies for role in POLICIES[name].splits}
     return {role: split for role, split in experiment.data.splits.items() if role in needed}
@@ -52,11 +53,11 @@ def trains(experiment: Experiment) -> bool:
     return len(roles(experiment)) == 3
 
 
-def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[str, int]]:
+def data_findings(experiment: Experiment) -> tuple[list[Finding], dict[Role, int]]:
     """Findings about the data set, and the number of scenes by role of the split (as far as it can be told)."""
     world, root = experiment.generate, data_root(experiment)
     if world is not None and not (root / RECORD_NAME).exists():
-        planned = {"train": world.train, "val": world.val, "test": world.test}
+        planned: dict[Role, SplitSizeConfig] = {"train": world.train, "val": world.val, "test": world.test}
         each = max(world.frames_per_log - WINDOW_BORDER, 0)
         finding = Finding("data", "ok", f"not generated yet: {root}", "`irl-vla generate` or `irl-vla run` makes it")
         return [finding], {role: split.logs * each for role, split in planned.items()}

@@ -4,9 +4,11 @@ from irl_vla.cli.doctor.data import data_findings, trains
 from irl_vla.cli.doctor.finding import Finding
 from irl_vla.cli.doctor.installation import installation
 from irl_vla.cli.doctor.machine import end, free_memory, free_shared_memory, look_at, memory, start_probe
-from irl_vla.cli.doctor.storage import disk_findings, needs, tracking_finding, training_rows
+from irl_vla.cli.doctor.storage import disk_findings, needs, tracking_finding
+from irl_vla.judge.policies import Role
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.extra import missing_modules
+from irl_vla.stages.parts import bank_rows
 from irl_vla.stages.session import RayConfig
 
 
@@ -26,7 +28,7 @@ def examine(experiment: Experiment | None, ray_patience_s: float) -> list[Findin
     try:
         findings, scenes = _without_machine(experiment)
         workers = 0 if trained is None else max(trained.pretrain.workers, trained.label.workers)
-        rows = 0 if trained is None else training_rows(trained, scenes.get("train", 0))
+        rows = 0 if trained is None else bank_rows(trained, "train", scenes.get("train", 0))
         findings.append(memory(config, workers, rows, free_memory(), free_shared_memory()))
         findings.append(look_at(probe, trained, ray_patience_s))
     finally:
@@ -34,7 +36,7 @@ def examine(experiment: Experiment | None, ray_patience_s: float) -> list[Findin
     return findings
 
 
-def _without_machine(experiment: Experiment | None) -> tuple[list[Finding], dict[str, int]]:
+def _without_machine(experiment: Experiment | None) -> tuple[list[Finding], dict[Role, int]]:
     """Installation, data, disk and tracking; and the number of scenes by role of the split."""
     findings = installation(experiment)
     if experiment is None:

@@ -12,21 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from irl_vla.cli.doctor.finding import Finding
-from irl_vla.judge.estimate import prepared_estimate
+from irl_vla.judge.policies import Role
 from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.estimate import readable_bytes
 from irl_vla.ledger.storage import Location
-from irl_vla.reward.estimate import labels_estimate
+from irl_vla.stages import parts
 from irl_vla.stages.experiment import Experiment
-from irl_vla.stages.folders import data_root
-from irl_vla.world.config import WorldConfig
 
-# Measured on the generated data of configs/reference.yaml, with default sizes.
-_LOG_FRAME_BYTES: Final = 4_200
-_IMAGE_BYTES_A_PIXEL: Final = 0.22
-_SWEEP_BYTES: Final = 131_000
-_MAP_LAYOUT_BYTES: Final = 400_000
-_SAMPLE_REST_BYTES: Final = 130_000  # of an encoded sample: all but its images
-_BANK_ROW_BYTES: Final = 17_000
+#: Of all trainings of a seed, at default sizes.
 _CHECKPOINT_BYTES: Final = 150_000_000
 _PATIENCE_S: Final = 3.0
 _NEARLY_FULL: Final = 0.8
@@ -51,44 +44,22 @@ class Need:
         return 0.0 if self.whole else max(self.size_bytes - self.folder.size_bytes(), 0.0)
 
 
-def needs(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
+def needs(experiment: Experiment, scenes: Mapping[Role, int]) -> list[Need]:
     """Estimates of what the stages of `irl-vla run` write.
 
     Args:
         scenes: by role of the split ("train", "val", "test"), of those that are needed.
     """
-    found = []
-    if experiment.generate is not None:
-        root = data_root(experiment)
-        place = Location.of(root)
-        found.append(Need("generate", place, world_bytes(experiment.generate), _is_whole(place)))
-    generated = experiment.generate is not None
-    names = {"train": experiment.data.train, "val": experiment.data.val, "test": experiment.data.test}
-    for role, count in scenes.items():
-        views = experiment.views.count if role == "train" else 0
-        folder = experiment.shared / "prepared" / names[role]
-        size = float(prepared_estimate(count, views, generated=generated).size_bytes)
-        found.append(Need(f"prepare {names[role]}", folder, size, _is_whole(folder)))
-    if len(scenes) == 3:
-        found += _training(experiment, scenes)
+    found = [_need(part) for part in parts.world_parts(experiment)]
+    splits = experiment.data.splits
+    found += [_need(parts.prepared_part(experiment, splits[role], count)) for role, count in scenes.items()]
+    if len(scenes) == len(splits):
+        for part in (parts.samples_part, parts.bank_part):
+            found += [_need(part(experiment, role, count)) for role, count in scenes.items()]
+        found.append(_need(parts.labels_part(experiment, scenes["train"])))
+        folder = experiment.folder
+        found.append(Need("checkpoints", folder, _CHECKPOINT_BYTES, _is_whole(folder / "finetune")))
     return found
-
-
-def training_rows(experiment: Experiment, train_scenes: int) -> int:
-    """Bank rows of the training split: scenes, and the share that is seen from shifted egos."""
-    return round(train_scenes * (1 + experiment.views.count * experiment.pretrain.samples.view_fraction))
-
-
-def world_bytes(world: WorldConfig) -> float:
-    """Size of a generated data set."""
-    splits = (world.train, world.val, world.test)
-    frames = world.frames_per_log * sum(split.logs for split in splits)
-    a_frame = float(_LOG_FRAME_BYTES)
-    if world.sensors is not None:
-        pixels = world.sensors.image_height_px * world.sensors.image_width_px
-        a_frame += len(world.sensors.cameras) * pixels * _IMAGE_BYTES_A_PIXEL
-        a_frame += 0 if world.sensors.lidar is None else _SWEEP_BYTES
-    return frames * a_frame + _MAP_LAYOUT_BYTES * sum(split.layouts for split in splits)
 
 
 def disk_findings(found: Sequence[Need]) -> list[Finding]:
@@ -125,26 +96,17 @@ def tracking_finding(experiment: Experiment) -> Finding:
     return Finding("tracking", "ok", f"{path} can be written")
 
 
-def _training(experiment: Experiment, scenes: Mapping[str, int]) -> list[Need]:
-    cameras, rows = experiment.model.encoder.cameras, training_rows(experiment, scenes["train"])
-    seen = rows + scenes["val"] + scenes["test"]
-    a_sample = _SAMPLE_REST_BYTES + 3 * len(cameras.names) * cameras.height_px * cameras.width_px
-    folder, generated = experiment.folder, experiment.generate is not None
-    labels = labels_estimate(rows, experiment.label.proposals, policy=True, generated=generated)
-    pretrained = _is_whole(folder / "pretrain")
-    return [
-        Need("samples", experiment.shared / "samples", float(seen * a_sample), pretrained),
-        Need("token banks", folder / "pretrain" / "banks", float(seen * _BANK_ROW_BYTES), pretrained),
-        Need("labels", folder / "label", float(labels.size_bytes), _is_whole(folder / "label")),
-        Need("checkpoints", folder, float(_CHECKPOINT_BYTES), _is_whole(folder / "finetune")),
-    ]
+def _need(part: parts.Part) -> Need:
+    return Need(part.name, part.folder, part.estimate.size_bytes, _is_whole(part.folder))
 
 
 def _disk_finding(group: Sequence[Need]) -> Finding:
     place = _existing(group[0].folder.path)
     free, wanted = shutil.disk_usage(place).free, sum(need.missing_bytes for need in group)
-    parts = ", ".join(f"{need.stage} {_text(need.missing_bytes)}" for need in group if need.missing_bytes)
-    found = f"{place}: {_text(free)} free, about {_text(wanted)} to be written" + (f" ({parts})" if parts else "")
+    parts = ", ".join(f"{need.stage} {readable_bytes(need.missing_bytes)}" for need in group if need.missing_bytes)
+    found = f"{place}: {readable_bytes(free)} free, about {readable_bytes(wanted)} to be written" + (
+        f" ({parts})" if parts else ""
+    )
     if wanted > free:
         return Finding("disk", "problem", found, "free space, or set runs= and data.root= to a larger disk")
     if wanted > _NEARLY_FULL * free:
@@ -170,7 +132,3 @@ def _existing(path: Path) -> Path:
 def _is_whole(folder: Location) -> bool:
     record = find_record(folder)
     return record is not None and record.whole
-
-
-def _text(size_bytes: float) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"

@@ -109,7 +109,7 @@ def _samples(folder: Path) -> Samples:
         views=experiment.views,
         data_seed=experiment.data_seed,
         view_sensors=view_sensors(dataset, experiment.data_seed),
-        samples=Location.of(folder / "samples"),
+        samples={purpose: Location.of(folder / "samples" / purpose) for purpose in ("train", "val")},
     )
     here = experiment.pretrain.model_copy(update={"samples": SampleConfig(workers=0)})
     job = sample_job(inputs, "train", experiment.model, here)

@@ -10,7 +10,15 @@ import pytest
 
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger import arrays
-from irl_vla.ledger.arrays import BrokenShardError, RowLayout, ShardedRows, open_shard, unfit_shards, write_rows
+from irl_vla.ledger.arrays import (
+    BrokenShardError,
+    RowLayout,
+    ShardedRows,
+    open_shard,
+    row_bytes,
+    unfit_shards,
+    write_rows,
+)
 from irl_vla.ledger.code import CodeVersion
 from irl_vla.ledger.storage import Location
 
@@ -123,10 +131,21 @@ def test_shards_of_different_code_are_told_once(
     with caplog.at_level(logging.WARNING):
         ShardedRows.open(Location.of(tmp_path), shards, LAYOUT, "a1", REMEDY)
     assert sum("different code" in record.message for record in caplog.records) == 1
-    assert "f" * 12 in caplog.text
+    assert "f" * 8 in caplog.text
 
 
 def test_a_wrong_shape_is_a_programming_error(tmp_path: Path) -> None:
     rows = make_rows()
     with pytest.raises(ValueError, match="expected rows of shape"):
         write_rows(tmp_path / "x.arrow", LAYOUT, [rows | {"image": rows["image"][..., :2]}], "a1")
+
+
+def test_a_row_takes_what_its_layout_says(tmp_path: Path) -> None:
+    layout: RowLayout = {name: LAYOUT[name] for name in ("time", "is_day", "image", "valid", "half")}
+    assert row_bytes(layout) == 8 + 1 + 18 + 2 + 8
+    assert row_bytes({**layout, "name": LAYOUT["name"]}) == row_bytes(layout) + 32
+    sizes = []
+    for count in (1000, 3000):
+        write_rows(tmp_path / str(count), layout, [make_rows(count)], "x")
+        sizes.append((tmp_path / str(count)).stat().st_size)
+    assert (sizes[1] - sizes[0]) / 2000 == pytest.approx(row_bytes(layout), rel=0.01)

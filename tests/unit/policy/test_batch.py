@@ -12,13 +12,12 @@ from irl_vla.policy.batch import (
     encode_sample,
     encode_targets,
     observation_batch,
-    sample_layout,
     stacked,
     target_batch,
-    target_layout,
 )
 from irl_vla.policy.config import EncoderConfig, GridConfig, LidarConfig
 from irl_vla.policy.perception.lidar import rasterise_sweeps
+from irl_vla.policy.sample_layout import sample_layout, target_layout
 from tests.unit.policy import scenes
 
 CONFIG = scenes.tiny_config()
