@@ -71,7 +71,7 @@ def load_values(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, is not YAML or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration; the ready ones are in configs/") from error
     except yaml.YAMLError as error:

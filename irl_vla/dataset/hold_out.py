@@ -128,7 +128,7 @@ def write_parts(dataset: Dataset, source: Split, parts: Sequence[Part]) -> list[
         path = below(dataset.splits_root, f"{part.name}.yaml", "split")
         texts[path] = split_text(source.data_split, source.scene_filter.model_copy(update=kept))
     for path, text in texts.items():
-        if path.is_file() and path.read_text() != text:
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise ConfigError(f"{path}: expected no such split yet, found another one; choose another --name")
     for path, text in texts.items():
         write_text(path, text)

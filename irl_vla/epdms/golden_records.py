@@ -53,7 +53,7 @@ def read_json(folder: Path, name: str) -> list[Row]:
     """
     path = folder / f"{name}.json"
     try:
-        cases: list[Row] = json.loads(path.read_text())
+        cases: list[Row] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: expected golden cases in JSON format, found {error}") from error
     return cases

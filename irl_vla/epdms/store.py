@@ -103,7 +103,11 @@ class PreparedStore:
 
     folder: Location
     places: Mapping[str, tuple[str, int]]
-    _fetched: dict[str, Location] = field(default_factory=dict, repr=False, compare=False)
+    _fetched: dict[str, Location] = field(default_factory=dict, repr=False, compare=False, init=False)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Location, Mapping[str, tuple[str, int]]]]:
+        """Leaves out what was fetched: another machine has a cache of its own."""
+        return type(self), (self.folder, self.places)
 
     @classmethod
     def open(cls, folder: Path | Location) -> Self:
@@ -259,7 +263,11 @@ def _reader(shard: Location) -> Iterator[Any]:
                     f"{', '.join(reader.schema.names)}; {rebuild(shard.parent)}"
                 )
             yield reader
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{shard}: expected a shard of prepared scenes, found no file; {_REMEDY}") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; Arrow tells most damage by an OSError without a number
         raise CheckpointError(
             f"{shard}: expected a shard of prepared scenes, found damage ({error}); delete it and {_REMEDY}"
         ) from error

@@ -161,7 +161,7 @@ def read_fingerprint(table: Path) -> Fingerprint:
     """
     path = sidecar(table)
     try:
-        return Fingerprint.from_json(path.read_text(), str(path))
+        return Fingerprint.from_json(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{table}: expected {path.name} beside it, found none: nobody knows how it was judged; judge again "

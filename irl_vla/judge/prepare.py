@@ -40,6 +40,7 @@ from irl_vla.errors import LogFormatError, MapError, SceneError
 from irl_vla.judge.for_each import ForEach, one_by_one
 from irl_vla.ledger.artefact import Artefact, Identity, require_record
 from irl_vla.ledger.files import content_hash, file_hash
+from irl_vla.ledger.owner import owned
 from irl_vla.ledger.shards import clear_unfinished, shard_path
 from irl_vla.ledger.storage import RECORD_NAME, Location
 from irl_vla.scene import Scene
@@ -125,6 +126,9 @@ def prepare_split(
 ) -> PreparedStore:
     """Prepares all scenes of a split; logs that were finished before, and have not changed, are kept.
 
+    Several processes may ask for one folder: whoever comes first does the work and the others wait. A folder where
+    nothing is to be done is only read.
+
     Args:
         dataset: where the scenes are.
         split: name of the split.
@@ -145,19 +149,11 @@ def prepare_split(
     tokens, place = _tokens_by_log(dataset, selection), Location.of(folder)
     job = PrepareJob(dataset, split, dataset.log_folder(selection.data_split), tokens, views, place, seed)
     artefact = Artefact(place, _identity(selection, views, seed), "prepare the split again (`irl-vla STAGE CONFIG`)")
-    whole = artefact.is_whole()
-    entries = _current(job, _entries(place, whole=whole), skip_broken=skip_broken)
-    missing = [name for name in tokens if name not in entries]
-    if whole and not missing and shard_names(place) == _shards_of(tokens):
-        return PreparedStore.open(place)
-    log.info("prepare: split %s has %d logs, %d of them to do", split, len(tokens), len(missing))
-    artefact.begin()
-    _clear(job)
-    for name, _ in for_each(f"prepare {split}", partial(write_log, job), {name: name for name in missing}):
-        entries[name] = read_entry(shard_path(place, name, SHARD_SUFFIX))
-    facts = _facts({name: LogReport.of(entries[name]) for name in sorted(entries)}, split, skip_broken=skip_broken)
-    write_index(place, {f"{name}{SHARD_SUFFIX}": entry for name, entry in entries.items()})
-    artefact.finish(facts)
+    if not artefact.is_whole() or _kept(job, artefact, skip_broken=skip_broken) is not None:
+        with owned(place, f"preparing the split {split}", wait=True):
+            entries = _kept(job, artefact, skip_broken=skip_broken)  # again: another process may have made it meanwhile
+            if entries is not None:
+                _complete(job, artefact, entries, skip_broken=skip_broken, for_each=for_each)
     return PreparedStore.open(place)
 
 
@@ -210,6 +206,29 @@ def write_log(job: PrepareJob, name: str) -> int:
         report = LogReport(log_hash, 0, broken=str(error))
     write_shard(shard_path(job.folder, name, SHARD_SUFFIX), scenes, asdict(report))
     return len(scenes)
+
+
+def _kept(job: PrepareJob, artefact: Artefact, *, skip_broken: bool) -> dict[str, ShardEntry] | None:
+    """The entries of logs that need no work; None if there is no work at all."""
+    whole = artefact.is_whole()
+    entries = _current(job, _entries(job.folder, whole=whole), skip_broken=skip_broken)
+    is_done = whole and entries.keys() == job.tokens.keys() and shard_names(job.folder) == _shards_of(job.tokens)
+    return None if is_done else entries
+
+
+def _complete(
+    job: PrepareJob, artefact: Artefact, kept: Mapping[str, ShardEntry], *, skip_broken: bool, for_each: ForEach
+) -> None:
+    """Prepares all logs but those that are kept."""
+    entries, missing = dict(kept), {name: name for name in job.tokens if name not in kept}
+    log.info("prepare: split %s has %d logs, %d of them to do", job.split, len(job.tokens), len(missing))
+    artefact.begin()
+    _clear(job)
+    for name, _ in for_each(f"prepare {job.split}", partial(write_log, job), missing):
+        entries[name] = read_entry(shard_path(job.folder, name, SHARD_SUFFIX))
+    facts = _facts({name: LogReport.of(entries[name]) for name in sorted(entries)}, job.split, skip_broken=skip_broken)
+    write_index(job.folder, {f"{name}{SHARD_SUFFIX}": entry for name, entry in entries.items()})
+    artefact.finish(facts)
 
 
 def _with_views(scene: Scene, views: ViewConfig | None, seed: int) -> list[Scene]:

@@ -116,7 +116,7 @@ def is_selected(dataset: Dataset, fingerprint: str | None) -> bool:
     path = dataset.root / RECORD_NAME
     if not path.is_file():
         return False
-    found = json.loads(path.read_text())["fingerprint"]
+    found = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
     if found != fingerprint:
         wanted = "no selection" if fingerprint is None else f"selection {fingerprint}"
         raise CheckpointError(

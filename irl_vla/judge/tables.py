@@ -152,7 +152,7 @@ def log_rows(scores: Mapping[str, SplitScores]) -> list[dict[str, object]]:
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Writes rows atomically; columns in order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)

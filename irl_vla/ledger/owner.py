@@ -110,7 +110,7 @@ def owned(folder: Location | Path, what: str, *, wait: bool = False) -> Iterator
 def read_owner(folder: Path) -> Owner | None:
     """The record in a folder, of a living process or not; None if there is none."""
     try:
-        return Owner(**json.loads((folder / OWNER_NAME).read_text()))
+        return Owner(**json.loads((folder / OWNER_NAME).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):  # a disk that was full, or a hand that wrote it
@@ -143,7 +143,7 @@ def _take(path: Path, mine: Owner) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{OWNER_NAME}.")
     record = Path(name)
     try:
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(asdict(mine), stream)
         record.chmod(0o644)
         with _locked(path.parent):
@@ -175,8 +175,8 @@ def _publish(record: Path, path: Path) -> bool:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
         try:  # a file system without hard links; for a moment the record is there and not whole
-            with path.open("x") as stream:
-                stream.write(record.read_text())
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(record.read_text(encoding="utf-8"))
         except FileExistsError:
             return False
     return True
@@ -211,7 +211,7 @@ def _set_aside(path: Path, dead: Owner) -> None:
     aside = Path(name)
     try:
         path.replace(aside)
-        if Owner(**json.loads(aside.read_text())) != dead:
+        if Owner(**json.loads(aside.read_text(encoding="utf-8"))) != dead:
             path.hardlink_to(aside)
     except (FileNotFoundError, FileExistsError, ValueError, TypeError):
         pass  # removed or taken by another process, or never readable
@@ -256,7 +256,7 @@ def _this_process(what: str) -> Owner:
 
 def _machine() -> str:
     """Equal for two processes if they see each other's process numbers."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
@@ -267,7 +267,7 @@ def _start_ticks(process: int) -> str | None:
         PermissionError: if it is there and hidden.
     """
     try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         if process > 0:
             with suppress(ProcessLookupError):

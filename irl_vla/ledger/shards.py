@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from irl_vla.errors import ClusterError, IrlVlaError
+from irl_vla.ledger.owner import OWNER_NAME
 from irl_vla.ledger.storage import Location
 
 #: Without a terminal, progress is logged this often.
@@ -59,9 +60,12 @@ def missing_shards(folder: Location, names: Sequence[str], suffix: str) -> list[
 
 
 def clear_unfinished(folder: Location) -> None:
-    """Removes temporary files of writers that were killed; for the driver, before it starts its own."""
+    """Removes temporary files of writers that were killed; for the driver, before it starts its own.
+
+    Those of processes that ask for the folder stay: they are of the living, and remove them themselves.
+    """
     for name in folder.children():
-        if name.startswith("."):
+        if name.startswith(".") and not name.startswith(f".{OWNER_NAME}."):
             (folder / name).delete()
 
 

@@ -107,15 +107,20 @@ class Location:
     def reading(self) -> Iterator[Any]:
         """Yields the file, open for reading at random: of a remote one only the parts that are read are fetched.
 
+        What the reader cannot make of the content stays its own error (pyarrow's are a ValueError).
+
         Raises:
             FileNotFoundError: if it is not there.
+            StorageError: if the store does not answer, now or later.
         """
         if self.is_local:
             with pa.memory_map(str(self.path)) as stream:
                 yield stream
             return
-        system, path = self._system()
-        with system.open_input_file(path) as stream:
+        with _named(self):
+            system, path = self._system()
+            stream = system.open_input_file(path)
+        with _named(self, (OSError,)), stream:
             yield stream
 
     def read_text(self) -> str:
@@ -125,7 +130,7 @@ class Location:
     def write_text(self, text: str) -> None:
         """Writes a whole file or none."""
         with self.writing() as path:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -206,8 +211,9 @@ class Location:
             for copy, item in wanted.items():
                 _fetch(system, item, copy)
         for old in target.rglob("*"):
-            if old.is_file() and old not in wanted:
-                old.unlink()  # removed from the store since
+            # Hidden names are those of files that another process or thread is fetching just now.
+            if old.is_file() and old not in wanted and not old.name.startswith("."):
+                old.unlink(missing_ok=True)  # removed from the store since
         return target
 
     def size_bytes(self) -> int:
@@ -262,13 +268,18 @@ def _fetch(system: Any, item: Any, target: Path) -> None:
 
 
 @contextmanager
-def _named(place: Location) -> Iterator[None]:
-    """Errors of a store name the place; those of this machine's disk keep their own kind."""
+def _named(place: Location, kinds: tuple[type[Exception], ...] = (OSError, ValueError)) -> Iterator[None]:
+    """Errors of a store name the place; those of this machine's disk keep their own kind.
+
+    Args:
+        kinds: of pyarrow's errors: a store that does not answer or takes no credentials is an OSError, an unknown
+            scheme a ValueError.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow: a store that does not answer, no credentials, an unknown scheme
+    except kinds as error:
         if place.is_local:
             raise
         raise StorageError(

@@ -112,7 +112,7 @@ def write_results(path: Path, results: OfficialResults) -> None:
     """Writes the file as the evaluator's scripts do, atomically; numbers keep all their digits."""
     width = 2 if results.two_stages else 1
     valid = bool(results.valid.all())
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_TWO_STAGE if results.two_stages else _ONE_STAGE)
         for index, token in enumerate(results.tokens):
@@ -133,7 +133,7 @@ def read_results(path: Path) -> OfficialResults:
         CheckpointError: if it is missing, or its columns or values are others.
     """
     try:
-        with path.open(newline="") as stream:
+        with path.open(encoding="utf-8", newline="") as stream:
             header, *lines = list(csv.reader(stream))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a results file, found none that can be read ({error})") from error

@@ -16,7 +16,6 @@ from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import ConfigError, LogFormatError
 from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.artefact import Artefact, Identity, find_record
-from irl_vla.ledger.owner import owned
 from irl_vla.ledger.storage import Location
 from irl_vla.stages.experiment import Experiment
 
@@ -110,8 +109,7 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     found = training_dataset(experiment) if source is None else source
     name, skip = prepared_split(experiment, split), experiment.data.skip_broken
-    with owned(folder, f"preparing the split {split}", wait=True):
-        return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
+    return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
 
 
 def prepared_split(experiment: Experiment, split: str) -> str:

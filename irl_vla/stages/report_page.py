@@ -190,7 +190,7 @@ def tokens_to_show(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: 
 def _frame_scores(path: Path) -> dict[str, dict[str, tuple[float, str]]]:
     """Policy to token to (score, group)."""
     scores: dict[str, dict[str, tuple[float, str]]] = {}
-    with path.open(newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             scores.setdefault(row["policy"], {})[row["token"]] = (float(row["score"]), row["group"])
     return scores
@@ -198,7 +198,7 @@ def _frame_scores(path: Path) -> dict[str, dict[str, tuple[float, str]]]:
 
 def _numbers(path: Path) -> list[dict[str, Any]]:
     """A CSV file with numbers as numbers."""
-    with path.open(newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 

@@ -156,7 +156,7 @@ def _private_token() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "auth_token"
     path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32))
+    path.write_text(secrets.token_hex(32), encoding="utf-8")
     return path
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from irl_vla.ledger.arrays import SUFFIX, open_shard, unfit_shards
 from irl_vla.ledger.artefact import Artefact
-from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
+from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import observation_batch
 from irl_vla.policy.encoder import SceneEncoder
@@ -77,12 +77,15 @@ def write_banks(
 
 
 def begin(bank: Artefact, shards: Mapping[str, int], layout: TokenLayout) -> list[str]:
-    """Names of the shards of a bank that have to be made."""
+    """Names of the shards of a bank that have to be made; what killed writers left is removed."""
     unfit = unfit_shards(bank.folder, shards, bank_columns(layout), bank.fingerprint, REMEDY)
     if not bank.is_whole():
         bank.begin()
     elif unfit:
         bank.reopen()
+    else:
+        return []
+    clear_unfinished(bank.folder)
     return unfit
 
 

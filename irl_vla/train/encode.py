@@ -28,7 +28,7 @@ from irl_vla.errors import SceneError
 from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
 from irl_vla.ledger.artefact import Artefact, Identity
 from irl_vla.ledger.owner import owned
-from irl_vla.ledger.shards import ShardPlan, shard_path, write_shards
+from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import encode_sample, encode_targets, stacked
 from irl_vla.policy.config import EncoderConfig
@@ -132,6 +132,7 @@ def begin(job: SampleJob) -> Work | None:
     require_sensors(job, found)
     rows = list_rows(job, found)
     artefact.begin()
+    clear_unfinished(job.folder)
     (job.folder / _ROWS_NAME).write_text(json.dumps(rows))
     shards = {name: len(tokens) for name, tokens in rows.items()}
     unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY)

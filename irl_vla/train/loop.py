@@ -221,8 +221,17 @@ def following(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
     """While the block runs: passes entries on as they come, keeps the history, and shows how far the training is.
 
     Args:
-        entries: queue of (entries, whether a state was kept with them).
+        entries: queue of (entries, whether a state was kept with them); ended behind the block, whatever happens in it.
     """
+    try:
+        with _followed(entries, report, spec):
+            yield
+    finally:
+        _end(entries)
+
+
+@contextmanager
+def _followed(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
     stop = threading.Event()
     history = read_history(history_path(spec.folder, spec.name))
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
@@ -249,7 +258,14 @@ def following(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
         done.result()
     if history:
         write_history(history_path(spec.folder, spec.name), history)
-    entries.shutdown()
+
+
+def _end(entries: Any) -> None:
+    """Ends the queue's actor; where Ray is gone, so is the actor; the error that tells of it is not hidden."""
+    try:
+        entries.shutdown()
+    except ray.exceptions.RayError as error:
+        log.warning("training metrics: their queue could not be ended (%s)", error)
 
 
 def one_cycle(

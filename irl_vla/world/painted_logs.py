@@ -104,7 +104,7 @@ def begin_output(source: Dataset, target: Path, sensors: WorldSensorConfig, seed
     values = {"source": str(origin), "sensors": sensors.model_dump(mode="json"), "seed": seed}
     record = target / RECORD_NAME
     if record.is_file():
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         if found != values:
             raise CheckpointError(f"{record}: expected {values}, found {found}; choose another output folder")
     elif target.is_dir() and any(target.iterdir()):

@@ -124,7 +124,7 @@ def write_group_record(path: Path, origin: Origin, pairs: Sequence[Pair]) -> Non
 
 def write_second_stage_index(root: Path, records: Sequence[Path], data_split: str) -> None:
     """Writes the split file and ``synthetic_scenes_attributes.csv`` from the records of all groups."""
-    groups = [json.loads(path.read_text()) for path in records]
+    groups = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     stage_pairs = [
         StagePair(group["now"], group["previous"], tuple((now, previous) for now, previous in group["second"]))
         for group in groups

@@ -22,8 +22,6 @@ from irl_vla.world.config import SplitSizeConfig
 
 #: Frames of a log without a whole window: 3 of history, 8 of future.
 WINDOW_BORDER: Final = 11
-#: Logs of more bytes in all are worth the start of other processes.
-_SPREAD_BYTES: Final = 500_000_000
 _CHECK: Final = "`irl-vla check-data` names every fault"
 
 

@@ -114,7 +114,7 @@ def pins(path: Path) -> dict[str, str]:
     """Exact versions of a constraints file, by lower-case name; empty if there is no such file."""
     if not path.is_file():
         return {}
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     pairs = (line.split("==") for line in lines if line.count("==") == 1)
     return {name.lower(): number for name, number in pairs}
 

@@ -117,11 +117,11 @@ def memory(config: RayConfig, workers: int, rows: int, free: int, shared: int) -
 
 def free_memory() -> int:
     """Bytes of memory that are free here, within the limit of a container."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdecimal():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if limit.is_file() and used.is_file() and limit.read_text(encoding="utf-8").strip().isdecimal():
+        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
     return free
 
 

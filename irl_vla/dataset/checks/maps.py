@@ -94,7 +94,7 @@ def check_maps(maps_root: Path) -> list[Finding]:
 
 def _index(maps_root: Path, city: str) -> Iterator[Finding]:
     """The entry of a city whose version could be read."""
-    entry = json.loads((maps_root / INDEX_NAME).read_text())[city]
+    entry = json.loads((maps_root / INDEX_NAME).read_text(encoding="utf-8"))[city]
     remedy = "name the release nuplan-maps-v1.0 as its index does"
     if entry["version"] != CITY_VERSION[city]:
         message = f"expected {CITY_VERSION[city]}, found {describe(entry['version'])}"

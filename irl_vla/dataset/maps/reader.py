@@ -274,7 +274,7 @@ def _vertices(line: shapely.LineString) -> Floats:
 def _version(maps_root: Path, map_name: str) -> str:
     path = maps_root / INDEX_NAME
     try:
-        entries: Any = json.loads(path.read_text())
+        entries: Any = json.loads(path.read_text(encoding="utf-8"))
         return str(entries[map_name]["version"])
     except FileNotFoundError as error:
         raise MapError(f"{path}: expected the index of the maps, found no file; fetch the maps") from error

@@ -1,4 +1,6 @@
+import errno
 import pickle
+import shutil
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from irl_vla.epdms.store import (
     write_index,
     write_shard,
 )
-from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.errors import CheckpointError, SceneError, StorageError
+from irl_vla.ledger import storage
 from irl_vla.ledger.artefact import Artefact, Identity
 from irl_vla.ledger.storage import Location
 
@@ -190,3 +193,60 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowException):
         write_shard(tmp_path / "a.arrow", [broken])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_fetched_stays_on_this_machine(
+    bucket: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IRL_VLA_CACHE", str(tmp_path / "here"))
+    place = bucket / "travels"
+    write_shard(place / "a.arrow", [example("one", full=True)])
+    store = PreparedStore.open(place)
+    assert_equal(store["one"], example("one", full=True))
+    there = pickle.loads(pickle.dumps(store))
+    assert there == store
+    monkeypatch.setenv("IRL_VLA_CACHE", str(tmp_path / "there"))
+    shutil.rmtree(tmp_path / "here")
+    assert_equal(there["one"], example("one", full=True))
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=True)])
+    store = PreparedStore.open(tmp_path)
+    (tmp_path / "a.arrow").unlink()
+    with pytest.raises(CheckpointError, match=r"a\.arrow: .*found no file; prepare the split again"):
+        store["one"]
+
+
+def test_damage_within_a_shard_is_named(tmp_path: Path) -> None:
+    """Arrow says it by an OSError."""
+    path = tmp_path / "a.arrow"
+    write_shard(path, [example("one", full=True)])
+    data, start = path.read_bytes(), path.stat().st_size // 2
+    path.write_bytes(data[:start] + b"\xff" * 1000 + data[start + 1000 :])
+    store = PreparedStore.open(tmp_path)
+    with pytest.raises(CheckpointError, match=r"a\.arrow: .*found damage"):
+        store["one"]
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.arrow", [example("one", full=True)])
+
+    def fails(path: str) -> Any:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    monkeypatch.setattr(storage.pa, "memory_map", fails)
+    with pytest.raises(PermissionError):
+        PreparedStore.open(tmp_path)
+
+
+def test_a_store_that_does_not_answer_is_no_damage(bucket: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = bucket / "silent"
+    write_shard(place / "a.arrow", [example("one", full=True)])
+
+    def cut(source: Any, **options: Any) -> Any:
+        raise OSError("AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(pa.ipc, "open_file", cut)
+    with pytest.raises(StorageError, match=r"silent/a\.arrow: AWS Error NETWORK_CONNECTION"):
+        PreparedStore.open(place)

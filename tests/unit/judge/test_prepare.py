@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import pickle
+import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +19,11 @@ from irl_vla.dataset.splits import write_split
 from irl_vla.epdms.scorer import scoring_context
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError, SceneError
-from irl_vla.judge.for_each import in_processes
+from irl_vla.judge import prepare
+from irl_vla.judge.for_each import in_processes, one_by_one
 from irl_vla.judge.prepare import failed_scenes, prepare_log, prepare_split
 from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.owner import read_owner
 from irl_vla.ledger.storage import RECORD_NAME, Location
 
 from ..dataset.example import CITY, LOG, log_frames, write_example
@@ -229,3 +234,39 @@ def test_logs_are_prepared_in_other_processes_as_here(dataset, tmp_path):
     assert there.tokens == here.tokens
     for token in here.tokens:
         np.testing.assert_array_equal(there[token].reference_poses, here[token].reference_poses)
+
+
+def test_one_process_prepares_for_all_who_ask(dataset, tmp_path, monkeypatch):
+    folder, holders, mine = tmp_path / "store", [], prepare.owned
+
+    def watched(label, work, items):
+        holders.append(read_owner(folder).process)
+        yield from one_by_one(label, work, items)
+
+    store = prepare_split(dataset, "train", None, folder, seed=0, for_each=watched)
+    write_frames(dataset, LOG, log_frames(14, log=LOG, speed=5.0))  # a whole store with something to do
+    prepare_split(dataset, "train", None, folder, seed=0, for_each=watched)
+    assert holders == [os.getpid()] * 2
+    shutil.rmtree(folder)
+
+    @contextmanager
+    def behind_another(*args, **options):
+        with mine(*args, **options):
+            monkeypatch.setattr(prepare, "owned", mine)
+            prepare_split(dataset, "train", None, folder, seed=0)
+            yield
+
+    monkeypatch.setattr(prepare, "owned", behind_another)
+    assert prepare_split(dataset, "train", None, folder, seed=0, for_each=watched).tokens == store.tokens
+    assert len(holders) == 2, "made again what another one had made"
+
+
+def test_a_whole_store_is_not_written_to(dataset, tmp_path, monkeypatch):
+    """So that it may lie on a disk that can only be read."""
+    store = prepare_split(dataset, "train", None, tmp_path / "store", seed=0)
+
+    def refused(*args, **options):
+        raise PermissionError
+
+    monkeypatch.setattr(prepare, "owned", refused)
+    assert prepare_split(dataset, "train", None, tmp_path / "store", seed=0).tokens == store.tokens

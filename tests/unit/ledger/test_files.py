@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,28 @@ def test_a_disk_that_takes_no_more_is_named_whatever_library_writes(tmp_path: Pa
 def test_content_hash_ignores_key_order_only() -> None:
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
     assert content_hash({"a": 1}) != content_hash({"a": 2})
+
+
+TEXTS = r"""
+import sys, warnings
+from pathlib import Path
+from irl_vla.ledger.files import write_text
+from irl_vla.ledger.owner import owned, read_owner
+from irl_vla.ledger.storage import Location
+
+warnings.simplefilter("error", EncodingWarning)
+folder = Path(sys.argv[1])
+write_text(folder / "a", "\u00fc")
+(Location.of(folder) / "b").write_text("\u00fc")
+print(ascii((Location.of(folder) / "a").read_text()))
+with owned(folder, "\u00fc"):
+    print(ascii(read_owner(folder).what))
+"""
+
+
+def test_texts_are_utf_8_whatever_the_language_of_the_machine(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "utf8=0", "-X", "warn_default_encoding", "-c", TEXTS, tmp_path]
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=plain)
+    assert done.stdout.split() == ["'\\xfc'", "'\\xfc'"], done.stderr[-2000:]
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == ["\u00fc".encode()] * 2

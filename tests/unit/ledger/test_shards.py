@@ -13,3 +13,10 @@ def test_missing_shards_are_named_in_order(place):
     shard_path(place, "b", ".parquet").write_text("whole")
     (place / ".c.parquet.x1y2.parquet").write_text("half")
     assert missing_shards(place, ["d", "c", "b", "a"], ".parquet") == ["d", "c", "a"]
+
+
+def test_what_a_process_left_that_waits_for_its_turn_stays(place):
+    (place / ".owner.json.x1y2").write_text("{}")
+    (place / ".a.parquet.x1y2.parquet").write_text("half")
+    clear_unfinished(place)
+    assert place.children() == [".owner.json.x1y2"]

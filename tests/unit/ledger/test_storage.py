@@ -1,9 +1,16 @@
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from irl_vla.errors import StorageError
+from irl_vla.ledger import storage
 from irl_vla.ledger.storage import Location
+
+PATIENCE_S = 60.0
 
 
 def test_text_comes_back_and_listing_names_it(place):
@@ -91,4 +98,56 @@ def test_parts_of_a_file_are_read_without_the_rest(place):
         stream.seek(6)
         assert bytes(stream.read(2)) == b"67"
     with pytest.raises(FileNotFoundError), (place / "b.txt").reading():
+        pass
+
+
+def test_threads_may_fetch_one_folder_at_the_same_time(bucket, monkeypatch):
+    place = bucket / "at-once"
+    (place / "a.txt").write_text("whole")
+    begun, go_on, copy = threading.Event(), threading.Event(), storage.pafs.copy_files
+
+    def copy_files(*args, **options):
+        copy(*args, **options)
+        if not begun.is_set():  # the first one is slow to give its copy the name
+            begun.set()
+            assert go_on.wait(PATIENCE_S)
+
+    monkeypatch.setattr(storage.pafs, "copy_files", copy_files)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(place.local)
+        assert begun.wait(PATIENCE_S)
+        folder = pool.submit(place.local).result(PATIENCE_S)
+        go_on.set()
+        assert slow.result(PATIENCE_S) == folder
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+    assert (folder / "a.txt").read_text() == "whole"
+
+
+def test_a_copy_may_be_removed_by_somebody_else(bucket, monkeypatch):
+    place = bucket / "removed"
+    (place / "a.txt").write_text("1")
+    (place / "b.txt").write_text("2")
+    place.local()
+    (place / "b.txt").delete()
+    unlink = Path.unlink
+
+    def unlink_as_the_second(path, missing_ok=False):
+        unlink(path, missing_ok=True)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_as_the_second)
+    assert [path.name for path in place.local().iterdir()] == ["a.txt"]
+
+
+def test_a_store_that_falls_silent_while_it_is_read_is_named(bucket):
+    place = bucket / "silent"
+    (place / "a.txt").write_text("0123456789")
+    with (
+        pytest.raises(StorageError, match=r"silent/a\.txt: the line is cut.*check the address"),
+        (place / "a.txt").reading(),
+    ):
+        raise OSError("the line is cut")
+    with pytest.raises(pa.ArrowInvalid), (place / "a.txt").reading() as stream:
+        pa.ipc.open_file(stream)
+    with pytest.raises(StorageError, match="ftp://host/x"), Location.of("ftp://host/x").reading():
         pass

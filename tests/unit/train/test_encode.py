@@ -104,3 +104,11 @@ def test_what_shapes_samples_is_their_identity_and_how_fast_is_not(
     assert job(dataset, tmp_path, **other).artefact.fingerprint != one
     faster = job(dataset, tmp_path).samples.with_overrides({"workers": 7})
     assert SampleJob(**{**vars(job(dataset, tmp_path)), "samples": faster}).artefact.fingerprint == one
+
+
+def test_what_a_killed_writer_left_is_removed_before_samples_are_made(dataset: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    (folder / f".{LOG}.arrow.x1y2.arrow").write_bytes(b"half")
+    write_samples({"train": job(dataset, folder, incomplete="blank")})
+    assert not list(folder.glob(".*"))

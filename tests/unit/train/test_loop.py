@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import RayActorError
 
 from irl_vla.errors import ClusterError
 from irl_vla.ledger.storage import Location
@@ -28,6 +29,8 @@ from irl_vla.train.loop import (
 
 class LocalQueue(queue.Queue[Any]):
     """As Ray's queue, in this process."""
+
+    ended = False
 
     def shutdown(self) -> None:
         self.ended = True
@@ -130,3 +133,27 @@ def test_threads_are_set_for_a_piece_of_work_only() -> None:
     with pytest.raises(ZeroDivisionError), threads(before + 2):
         raise ZeroDivisionError
     assert torch.get_num_threads() == before
+
+
+def test_the_queue_is_ended_whatever_ends_the_training(tmp_path: Path) -> None:
+    def report(metrics: Any, step: int) -> None:
+        raise ClusterError("tracking is gone")
+
+    entries = LocalQueue()
+    with pytest.raises(ZeroDivisionError), following(entries, lambda metrics, step: None, spec_of(tmp_path)):
+        raise ZeroDivisionError
+    assert entries.ended
+    entries = LocalQueue()
+    with pytest.raises(ClusterError), following(entries, report, spec_of(tmp_path)):
+        entries.put(([Entry(1, {"loss": 2.0})], True))
+    assert entries.ended
+
+
+def test_a_queue_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class GoneQueue(LocalQueue):
+        def shutdown(self) -> None:
+            raise RayActorError
+
+    with pytest.raises(ZeroDivisionError), following(GoneQueue(), lambda metrics, step: None, spec_of(tmp_path)):
+        raise ZeroDivisionError
+    assert "could not be ended" in caplog.text
