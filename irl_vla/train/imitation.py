@@ -6,7 +6,7 @@ becomes the policy checkpoint; its frozen perception then writes the token banks
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -165,7 +165,13 @@ def pretrain(
 
 
 def encode_split(
-    inputs: PretrainInputs, purpose: str, checkpoint: Location, config: ImitationConfig, folder: Location
+    inputs: PretrainInputs,
+    purpose: str,
+    checkpoint: Location,
+    config: ImitationConfig,
+    folder: Location,
+    *,
+    remedy: str,
 ) -> None:
     """Writes the token bank of one more split, as a trained policy perceives it; what is there already is kept.
 
@@ -173,11 +179,15 @@ def encode_split(
         purpose: "test", of ``inputs.splits``.
         checkpoint: of the policy.
         folder: of banks; this one has the name of the split.
+        remedy: the command that makes them.
+
+    Raises:
+        ConfigError: if there are samples or a bank of another policy or of other data.
     """
     _, policy = load_policy(checkpoint)
-    job = sample_job(inputs, purpose, policy, config)
+    job = replace(sample_job(inputs, purpose, policy, config), remedy=remedy)
     samples = write_samples({purpose: job})[purpose]
-    write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu)
+    write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu, remedy=remedy)
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:
