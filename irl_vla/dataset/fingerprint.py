@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from rich.console import Console
-from rich.progress import track
-
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import logs_of
 from irl_vla.dataset.splits import Split, read_layouts, read_split
 from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.files import content_hash, file_hash, write_text
+from irl_vla.ledger.progress import followed
 from irl_vla.ledger.storage import Location
 
 #: Kind of the record in the root of a generated data set.
@@ -218,9 +216,8 @@ def _digests(pieces: Sequence[_Piece], cache: Path | None) -> dict[str, str]:
     def work(piece: _Piece) -> _Hashed:
         return _hashed(piece, known, start_ns)
 
-    silent = not Console().is_terminal
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(track(pool.map(work, pieces), "fingerprint", total=len(pieces), disable=silent, transient=True))
+        results = list(followed(pool.map(work, pieces), "fingerprint", "parts", len(pieces)))
     fresh = [result for result in results if result.files_read]
     if fresh:
         files = sum(result.files_read for result in fresh)

@@ -4,20 +4,19 @@ What scores or prepares whole splits is handed a :class:`ForEach` and need not k
 :func:`on_ray` needs Ray, and loads it when it is called.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeVar
-
-from rich.console import Console
-from rich.progress import track
+from typing import Any, Final, Protocol, TypeVar
 
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import ClusterError, IrlVlaError
+from irl_vla.ledger.progress import followed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_UNIT: Final = "parts"
 
 
 class ForEach(Protocol):
@@ -60,7 +59,7 @@ def on_ray(
         at_once: tasks that run at a time; None leaves it to Ray.
     """
     if items:
-        yield from _with_progress(label, _ray_results(label, work, items, at_once or len(items)), len(items))
+        yield from followed(_ray_results(label, work, items, at_once or len(items)), label, _UNIT, len(items))
 
 
 def _in_processes(
@@ -68,7 +67,7 @@ def _in_processes(
 ) -> Iterator[tuple[str, Result]]:
     results = spread(partial(_with_name, work), list(items.items()), workers)
     try:
-        yield from _with_progress(label, results, len(items))
+        yield from followed(results, label, _UNIT, len(items))
     except BrokenProcessPool as error:
         raise ClusterError(
             f"{label}: expected {workers} processes to work to the end, one was killed ({error}); is the memory "
@@ -112,7 +111,3 @@ def _ray_result(label: str, name: str, reference: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise ClusterError(f"{label}: Ray lost the task of {name} ({error}); start the stage again") from error
-
-
-def _with_progress(label: str, results: Iterable[Result], total: int) -> Iterator[Result]:
-    yield from track(results, label, total=total, disable=not Console().is_terminal)

@@ -138,20 +138,27 @@ def write_judgement(
 ) -> list[Path]:
     """Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame) and further tables, by file name.
 
-    Every table has the evaluator's fingerprint beside it.
+    Every table has the evaluator's fingerprint beside it. By ``results.csv`` a folder is known as judged: that of an
+    earlier call is removed first, and the new one comes last.
 
     Returns:
         Paths of the tables.
     """
+    withdraw_results(folder)
     tables: dict[str, Sequence[Mapping[str, object]]] = {
-        RESULTS_NAME: judgement.rows,
         FRAMES_NAME: [line for name, split in judgement.scores.items() for line in frame_rows(name, split)],
         **further,
+        RESULTS_NAME: judgement.rows,
     }
     for name, table in tables.items():
-        write_csv(folder / name, table)
         write_fingerprint(folder / name, judgement.evaluator)
+        write_csv(folder / name, table)
     return [folder / name for name in tables]
+
+
+def withdraw_results(folder: Path) -> None:
+    """Removes ``results.csv`` of an earlier judgement, before anything else of it is replaced."""
+    (folder / RESULTS_NAME).unlink(missing_ok=True)
 
 
 def _judge_one_stage(

@@ -25,6 +25,7 @@ from irl_vla.judge.judgement import (
     JudgeSettings,
     frames_to_judge,
     judge,
+    withdraw_results,
     write_judgement,
 )
 from irl_vla.judge.one_stage import FrameId, frames_of_refs, unfit_plans
@@ -134,10 +135,11 @@ def score_files(job: ScoreJob) -> list[BadToken]:
         for name, reasons in judgement.unscored.items()
         for token, reason in reasons.items()
     ]
-    write_judgement(job.output, judgement, {})
+    withdraw_results(job.output)
     (job.output / BAD_TOKENS_NAME).unlink(missing_ok=True)  # of an earlier call
     if bad:
         write_csv(job.output / BAD_TOKENS_NAME, [asdict(item) for item in bad])
+    write_judgement(job.output, judgement, {})
     _show(job, judgement, bad)
     return bad
 

@@ -3,16 +3,20 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
 from irl_vla.judge.intervals import Interval, group_bootstrap
 from irl_vla.judge.one_stage import SplitScores
 from irl_vla.judge.two_stage import STAGES, PairScores
 from irl_vla.ledger.files import atomic_path, write_text
+from irl_vla.ledger.storage import Location
 from irl_vla.scene import SUBSCORES
 
 
@@ -158,16 +162,44 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def write_judged_plans(path: Path, scores: Mapping[str, SplitScores]) -> None:
-    """Plans and scores by policy and token, for the report's pictures."""
-    values = {
+@dataclass(frozen=True, slots=True)
+class JudgedPlans:
+    """What was judged, for the report's pictures.
+
+    Attributes:
+        split: that the tokens are of.
+        policies: policy to token to its "plan" (8 poses) and "score" (0 to 1).
+    """
+
+    split: str
+    policies: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def write_judged_plans(path: Path, split: str, scores: Mapping[str, SplitScores]) -> None:
+    """Writes the plans and scores of a split, see :class:`JudgedPlans`."""
+    policies = {
         name: {
             frame.token: {"plan": np.round(plan, 4).tolist(), "score": float(score)}
-            for frame, plan, score in zip(split.frames, split.plans, split.score, strict=True)
+            for frame, plan, score in zip(judged.frames, judged.plans, judged.score, strict=True)
         }
-        for name, split in scores.items()
+        for name, judged in scores.items()
     }
-    write_text(path, json.dumps(values))
+    write_text(path, json.dumps({"split": split, "policies": policies}))
+
+
+def read_judged_plans(place: Location) -> JudgedPlans:
+    """Reads what :func:`write_judged_plans` wrote.
+
+    Raises:
+        CheckpointError: if the file does not say which split was judged.
+    """
+    values = json.loads(place.read_text())
+    if set(values) != {"split", "policies"}:
+        raise CheckpointError(
+            f"{place}: expected the judged split and its plans, found {', '.join(sorted(values))}; "
+            "run `irl-vla evaluate` again"
+        )
+    return JudgedPlans(**values)
 
 
 def _common_groups(left: SplitScores, right: SplitScores) -> int:

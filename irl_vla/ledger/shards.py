@@ -8,17 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import Any, Protocol
 
 from irl_vla.errors import ClusterError, IrlVlaError
 from irl_vla.ledger.owner import OWNER_NAME
+from irl_vla.ledger.progress import progress
 from irl_vla.ledger.storage import Location
-
-#: Without a terminal, progress is logged this often.
-_SAY_EVERY_S: Final = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +95,10 @@ def write_shards(
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
     started, rows = time.monotonic(), 0
-    for done in _followed(_unwrapped(data, plan.title), plan, sum(sizes.values())):
-        rows += done
+    with progress(plan.title, plan.unit, sum(sizes.values())) as shown:
+        for done in _unwrapped(data, plan.title):
+            rows += done
+            shown.advance(done)
     seconds = max(time.monotonic() - started, 1e-9)
     log.info("%s: %d %s in %.0f s, %.1f a second", plan.title, rows, plan.unit, seconds, rows / seconds)
 
@@ -145,21 +142,3 @@ def _project_error(error: BaseException) -> IrlVlaError | None:
             return cause
         seen = cause if isinstance(cause, BaseException) else seen.__cause__
     return None
-
-
-def _followed(done: Iterator[int], plan: ShardPlan, total: int) -> Iterator[int]:
-    """Passes numbers of rows on; a bar on a terminal, else a line now and then with rate and time left."""
-    started = last = time.monotonic()
-    rows = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not Console().is_terminal, transient=True) as progress:
-        task = progress.add_task(plan.title, total=total)
-        for count in done:
-            rows += count
-            progress.update(task, advance=count)
-            now = time.monotonic()
-            if progress.disable and now - last > _SAY_EVERY_S:
-                last, rate = now, rows / (now - started)
-                left = (total - rows) / max(rate, 1e-9)
-                log.info("%s: %d of %d %s, %.1f a second, %.0f s left", plan.title, rows, total, plan.unit, rate, left)
-            yield count

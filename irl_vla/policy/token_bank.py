@@ -137,26 +137,27 @@ class TokenBank:
     _stored: ShardedRows = field(repr=False)
 
     @classmethod
-    def open(cls, place: Location | Path | str, perception_hash: str | None = None) -> Self:
+    def open(cls, place: Location | Path | str, perception_hash: str | None = None, remedy: str = REMEDY) -> Self:
         """Opens a finished bank.
 
         Args:
             perception_hash: the perception that the reader's model was trained on; None accepts any.
+            remedy: the command that makes it.
 
         Raises:
             CheckpointError: if the bank is not whole, of another schema, of another perception, or a shard is broken.
         """
         folder = Location.of(place)
-        record = require_record(folder, KIND, SCHEMA, REMEDY)
+        record = require_record(folder, KIND, SCHEMA, remedy)
         found = record.identity.inputs["perception"]
         if perception_hash is not None and found != perception_hash:
             raise CheckpointError(
                 f"{folder}: expected tokens of perception {perception_hash}, found those of {found}; "
-                f"use the bank that was written with this checkpoint, or {REMEDY} again"
+                f"use the bank that was written with this checkpoint, or {remedy} again"
             )
         layout = TokenLayout(dict(record.identity.settings["tokens"]), record.identity.settings["width"])
         shards = dict(record.facts["shards"])
-        stored = ShardedRows.open(folder, shards, bank_columns(layout), record.fingerprint, REMEDY)
+        stored = ShardedRows.open(folder, shards, bank_columns(layout), record.fingerprint, remedy)
         rows = BankRows(**{name: stored.column(name) for name in ROW_LAYOUT})
         return cls(
             place=folder,
@@ -192,6 +193,7 @@ def bank_artefact(
 
     Args:
         samples: fingerprint of what is encoded.
+        remedy: the command that makes it.
     """
     settings = {"tokens": [list(item) for item in layout.counts.items()], "width": layout.width}
     inputs = {"perception": perception_hash, "samples": samples}
@@ -225,7 +227,7 @@ def finish_bank(bank: Artefact, shards: Mapping[str, int]) -> TokenBank:
         shards: name to rows, in the order of the rows' numbers.
     """
     bank.finish({"shards": [list(item) for item in shards.items()], "rows": sum(shards.values())})
-    return TokenBank.open(bank.folder, bank.identity.inputs["perception"])
+    return TokenBank.open(bank.folder, bank.identity.inputs["perception"], bank.remedy)
 
 
 def link_frames(rows: BankRows) -> NDArray[np.int64]:

@@ -76,8 +76,21 @@ def sweep(job: SweepJob) -> list[dict[str, Any]]:
     done = sum(METRIC in (result.metrics or {}) for result in results)
     if done < job.config.trials:  # Tune takes Ctrl-C for itself and returns what it has
         raise KeyboardInterrupt(f"sweep: {done} of {job.config.trials} trials are done")
-    trials = job.folder / "trials"
-    return ranked([json.loads((trials / name / _RESULT).read_text()) for name in trials.children()])
+    return ranked(finished_trials(job.folder / "trials"))
+
+
+def finished_trials(trials: Location) -> list[dict[str, Any]]:
+    """Rows of the trials that are whole; the others are named.
+
+    A trial that was begun behind Tune's last snapshot of itself is unknown to it once it goes on: it draws another one,
+    and the folder stays without a result.
+    """
+    names = trials.children()
+    whole = [name for name in names if (trials / name / _RESULT).exists()]
+    left_out = [name for name in names if name not in whole]
+    if left_out:
+        log.warning("sweep: %d trials were begun and not ended; left out: %s", len(left_out), ", ".join(left_out))
+    return [json.loads((trials / name / _RESULT).read_text()) for name in whole]
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

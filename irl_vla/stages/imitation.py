@@ -1,6 +1,6 @@
 """What imitation is made from, and how its perception sees the split that is judged on."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from irl_vla.judge.policies import POLICIES
 from irl_vla.stages import folders
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from irl_vla.dataset.layout import Dataset
     from irl_vla.epdms.store import PreparedStore
     from irl_vla.train.imitation import PretrainInputs
+
+#: Makes the samples and the token bank of the split that is judged on.
+_REMEDY: Final = "run `irl-vla evaluate`"
 
 
 def pretrain_inputs(
@@ -50,4 +53,5 @@ def perceive_test_split(experiment: Experiment, dataset: "Dataset") -> None:
         experiment.pretrain,
         folders.bank_path(experiment, "test").parent,
         experiment.evaluate.incomplete,
+        remedy=_REMEDY,
     )

@@ -19,7 +19,15 @@ from irl_vla.judge import baselines
 from irl_vla.judge.bank_plans import bank_plans, perceived_frames
 from irl_vla.judge.fingerprint import write_fingerprint
 from irl_vla.judge.for_each import ForEach
-from irl_vla.judge.judgement import GENERATED, REAL, JudgeSettings, frames_to_judge, judge, write_judgement
+from irl_vla.judge.judgement import (
+    GENERATED,
+    REAL,
+    JudgeSettings,
+    frames_to_judge,
+    judge,
+    withdraw_results,
+    write_judgement,
+)
 from irl_vla.judge.one_stage import FrameId, SplitScores, frames_of_refs, prepared_frames
 from irl_vla.judge.policies import POLICIES
 from irl_vla.judge.tables import log_rows, write_judged_plans
@@ -52,7 +60,7 @@ def write_evaluation(
 
     Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv``, ``plans.json`` and, for every
     policy, ``official_<policy>.csv`` in the form of the official evaluator. Every table has the evaluator's fingerprint
-    beside it.
+    beside it; ``results.csv`` is written last.
 
     Returns:
         Paths of the tables.
@@ -80,13 +88,13 @@ def write_evaluation(
         row.update(predicted_columns(experiment, judgement.scores, str(row["policy"])))
         report({f"evaluate/{row['policy']}_{key}": v for key, v in row.items() if isinstance(v, float)}, 0)
     logs = log_rows(judgement.scores)
-    tables = write_judgement(folder, judgement, {"logs.csv": logs})
-    for name, results in judgement.official.items():
-        path = folder / f"official_{name}.csv"
-        write_results(path, results)
+    withdraw_results(folder)
+    official = {folder / f"official_{name}.csv": results for name, results in judgement.official.items()}
+    for path, results in official.items():
         write_fingerprint(path, judgement.evaluator)
-        tables.append(path)
-    write_judged_plans(folder / "plans.json", judgement.scores)
+        write_results(path, results)
+    write_judged_plans(folder / "plans.json", split, judgement.scores)
+    tables = [*write_judgement(folder, judgement, {"logs.csv": logs}), *official]
     console = Console(width=140)
     console.print(judgement.table)
     if experiment.generate is None:

@@ -1,7 +1,6 @@
 """The stage `report`: tables, curves and pictures of all seeds on one page; the sweep's table and picture."""
 
 import csv
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from irl_vla.geometry import Floats
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.judge.intervals import group_bootstrap
 from irl_vla.judge.judgement import GENERATED, REAL
-from irl_vla.judge.tables import write_csv
+from irl_vla.judge.tables import read_judged_plans, write_csv
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.deployment import sensor_config
 from irl_vla.report.page import Section, write_page
@@ -158,15 +157,15 @@ def _scene_pictures(experiment: Experiment, dataset: Dataset, folder: Path) -> l
     place = experiment.folder / "evaluate" / "plans.json"
     if not place.exists():
         return []
-    plans = json.loads(place.read_text())
+    judged = read_judged_plans(place)
     sensors = sensor_config(experiment.model.encoder, allow_missing=True)
     pictures = []
-    for token in tokens_to_show(plans, experiment.report.scenes):
-        scene = load_scene(dataset, experiment.data.test, token)
+    for token in tokens_to_show(judged.policies, experiment.report.scenes):
+        scene = load_scene(dataset, judged.split, token)
         shown: dict[str, tuple[Floats, float]] = {
-            name: (np.array(plans[name][token]["plan"]), plans[name][token]["score"])
+            name: (np.array(judged.policies[name][token]["plan"]), judged.policies[name][token]["score"])
             for name in _SHOWN
-            if token in plans.get(name, {})
+            if token in judged.policies.get(name, {})
         }
         figure = scene_figure(
             scene, load_map(dataset, scene.map_name), build_observation(scene, dataset, sensors), shown

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
-    """A bank, and the samples that it is made from."""
+class Pending:
+    """A bank that is being made, and the samples that it is made from."""
 
     samples: Location
     bank: Artefact
@@ -51,12 +51,15 @@ def write_banks(
     folder: Location,
     config: BankConfig,
     use_gpu: bool = False,
+    *,
+    remedy: str = REMEDY,
 ) -> dict[str, TokenBank]:
     """Encodes all rows of samples by the perception of a policy, or what is missing of them.
 
     Args:
         policy: its checkpoint folder.
         samples: name to folder of finished samples; the bank lies below ``folder`` under the same name.
+        remedy: the command that makes samples and banks.
 
     Raises:
         ConfigError: if the folder holds a bank of another perception or of other samples.
@@ -64,22 +67,27 @@ def write_banks(
     """
     encoder = load_policy(policy)[0].encoder
     layout, perception = token_layout(encoder.config), perception_hash(encoder)
-    records = {name: sample_record(place) for name, place in samples.items()}
+    records = {name: sample_record(place, remedy) for name, place in samples.items()}
     shards: dict[str, dict[str, int]] = {name: dict(record.facts["shards"]) for name, record in records.items()}
-    works: dict[str, Work] = {}
+    pending: dict[str, Pending] = {}
     sizes: dict[str, int] = {}
     for name, place in samples.items():
-        bank = bank_artefact(folder / name, layout, perception, records[name].fingerprint)
-        works[name] = Work(place, bank)
+        bank = bank_artefact(folder / name, layout, perception, records[name].fingerprint, remedy)
+        pending[name] = Pending(place, bank)
         sizes |= {f"{name}/{log}": shards[name][log] for log in begin(bank, shards[name], layout)}
-    _encode_shards(policy, works, sizes, config, use_gpu)
-    return {name: finish_bank(work.bank, shards[name]) for name, work in works.items()}
+    _encode_shards(policy, pending, sizes, config, use_gpu)
+    return {name: finish_bank(found.bank, shards[name]) for name, found in pending.items()}
 
 
 def begin(bank: Artefact, shards: Mapping[str, int], layout: TokenLayout) -> list[str]:
-    """Names of the shards of a bank that have to be made; what killed writers left is removed."""
-    unfit = unfit_shards(bank.folder, shards, bank_columns(layout), bank.fingerprint, REMEDY)
-    if not bank.is_whole():
+    """Names of the shards of a bank that have to be made; what killed writers left is removed.
+
+    Raises:
+        ConfigError: if the folder holds a bank of another perception or of other samples.
+    """
+    is_whole = bank.is_whole()  # before its shards are looked at: it says what differs, they cannot
+    unfit = unfit_shards(bank.folder, shards, bank_columns(layout), bank.fingerprint, bank.remedy)
+    if not is_whole:
         bank.begin()
     elif unfit:
         bank.reopen()
@@ -94,22 +102,22 @@ class BankWriter:
 
     Args:
         policy: checkpoint folder, for its perception.
-        works: by name.
+        pending: by name.
     """
 
-    def __init__(self, policy: Location | Path, works: Mapping[str, Work], use_gpu: bool) -> None:
+    def __init__(self, policy: Location | Path, pending: Mapping[str, Pending], use_gpu: bool) -> None:
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._encoder = load_policy(policy)[0].encoder.to(self._device)
-        self._layout, self._works = token_layout(self._encoder.config), works
+        self._layout, self._pending = token_layout(self._encoder.config), pending
 
     def __call__(self, name: str) -> int:
-        """Writes a shard, "<name of the work>/<log>"; returns its rows."""
+        """Writes a shard, "<name of the bank>/<log>"; returns its rows."""
         whose, _, log_name = name.partition("/")
-        work = self._works[whose]
-        record = sample_record(work.samples)
-        path = shard_path(work.samples, log_name, SUFFIX).local()
-        shard = open_shard(path, stored_layout(record), record.fingerprint, REMEDY)
-        return write_bank_shard(work.bank, log_name, self._layout, self._encoded(shard.rows_of(), shard.rows))
+        samples, bank = self._pending[whose].samples, self._pending[whose].bank
+        record = sample_record(samples, bank.remedy)
+        path = shard_path(samples, log_name, SUFFIX).local()
+        shard = open_shard(path, stored_layout(record), record.fingerprint, bank.remedy)
+        return write_bank_shard(bank, log_name, self._layout, self._encoded(shard.rows_of(), shard.rows))
 
     def _encoded(self, columns: dict[str, NDArray[Any]], count: int) -> Iterator[tuple[NDArray[Any], BankRows]]:
         for start in range(0, count, _ROWS_PER_BATCH):
@@ -126,13 +134,13 @@ def encode(encoder: SceneEncoder, columns: dict[str, NDArray[Any]], device: torc
 
 
 def _encode_shards(
-    policy: Location | Path, works: Mapping[str, Work], sizes: Mapping[str, int], config: BankConfig, use_gpu: bool
+    policy: Location | Path, pending: Mapping[str, Pending], sizes: Mapping[str, int], config: BankConfig, use_gpu: bool
 ) -> None:
     """Writes the shards of these sizes, here or by actors."""
     if not sizes:
         return
     gpus = _gpus(config, use_gpu)
-    arguments = (Location.of(policy), works, gpus > 0)
+    arguments = (Location.of(policy), pending, gpus > 0)
     if config.workers == 0:
         write_here = BankWriter(*arguments)
         for name in sizes:

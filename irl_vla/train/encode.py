@@ -56,6 +56,7 @@ class SampleJob:
         view_sensors: paints what shifted views see, in a generated world; None keeps the recorded sensors.
         seed: of the views.
         setting: that says what becomes of scenes without all sensors, for messages.
+        remedy: the command that makes them.
     """
 
     dataset: Dataset
@@ -68,6 +69,7 @@ class SampleJob:
     seed: int
     folder: Location
     setting: str = "pretrain.samples.incomplete"
+    remedy: str = REMEDY
 
     @property
     def artefact(self) -> Artefact:
@@ -79,11 +81,11 @@ class SampleJob:
             "views": None if self.views is None else self.views.decisive(),
         }
         identity = Identity(KIND, SCHEMA, settings, {"dataset": self.dataset_fingerprint}, {"views": self.seed})
-        return Artefact(self.folder, identity, REMEDY)
+        return Artefact(self.folder, identity, self.remedy)
 
 
 @dataclass(frozen=True)
-class Work:
+class Pending:
     """What is to be done for the samples of a split.
 
     Attributes:
@@ -113,19 +115,19 @@ def write_samples(jobs: Mapping[str, SampleJob]) -> dict[str, Samples]:
     with ExitStack() as stack:
         for job in jobs.values():  # trainings of other seeds share them: whoever comes first makes them for all
             stack.enter_context(owned(job.folder, f"samples of {job.split}", wait=True))
-        works = {name: work for name, job in jobs.items() if (work := begin(job)) is not None}
-        encode_logs(works)
-        for work in works.values():
-            finish(work)
-    return {name: open_samples(job.folder) for name, job in jobs.items()}
+        pending = {name: found for name, job in jobs.items() if (found := begin(job)) is not None}
+        encode_logs(pending)
+        for samples in pending.values():
+            finish(samples)
+    return {name: open_samples(job.folder, job.remedy) for name, job in jobs.items()}
 
 
-def begin(job: SampleJob) -> Work | None:
+def begin(job: SampleJob) -> Pending | None:
     """Finds out what is missing; None if nothing is. Raises as :func:`write_samples`."""
     artefact, layout = job.artefact, sample_columns(job.encoder)
     if artefact.is_whole():
         shards = dict(artefact.require().facts["shards"])
-        if not unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY):
+        if not unfit_shards(job.folder, shards, layout, artefact.fingerprint, artefact.remedy):
             return None
         artefact.reopen()
     found = spread_inventory(job.dataset, job.split, sensor_config(job.encoder, allow_missing=True))
@@ -135,17 +137,17 @@ def begin(job: SampleJob) -> Work | None:
     clear_unfinished(job.folder)
     (job.folder / _ROWS_NAME).write_text(json.dumps(rows))
     shards = {name: len(tokens) for name, tokens in rows.items()}
-    unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, REMEDY)
+    unfit = unfit_shards(job.folder, shards, layout, artefact.fingerprint, artefact.remedy)
     log.info("samples of %s: %d logs, %d of them to encode", job.split, len(shards), len(unfit))
-    return Work(job, found, rows, unfit)
+    return Pending(job, found, rows, unfit)
 
 
-def encode_logs(works: Mapping[str, Work]) -> None:
+def encode_logs(pending: Mapping[str, Pending]) -> None:
     """Writes the shards that have to be made, here or by actors."""
-    sizes = {f"{name}/{log}": len(work.rows[log]) for name, work in works.items() for log in work.unfit}
+    sizes = {f"{name}/{log}": len(samples.rows[log]) for name, samples in pending.items() for log in samples.unfit}
     if not sizes:
         return
-    jobs = {name: work.job for name, work in works.items()}
+    jobs = {name: samples.job for name, samples in pending.items()}
     workers = next(iter(jobs.values())).samples.workers
     if workers == 0:
         encode_here = SampleWriter(jobs)
@@ -155,16 +157,16 @@ def encode_logs(works: Mapping[str, Work]) -> None:
     write_shards(SampleWriter, (jobs,), sizes, ShardPlan("samples", "rows", workers or session_cpus()))
 
 
-def finish(work: Work) -> None:
+def finish(samples: Pending) -> None:
     """Writes the record of whole samples."""
     facts = {
-        "rows": sum(map(len, work.rows.values())),
-        "scenes": len(work.found.log_of),
-        "shards": [[name, len(tokens)] for name, tokens in work.rows.items()],
-        "columns": layout_facts(sample_columns(work.job.encoder)),
-        "missing_sensors": missing_counts(work.found),
+        "rows": sum(map(len, samples.rows.values())),
+        "scenes": len(samples.found.log_of),
+        "shards": [[name, len(tokens)] for name, tokens in samples.rows.items()],
+        "columns": layout_facts(sample_columns(samples.job.encoder)),
+        "missing_sensors": missing_counts(samples.found),
     }
-    work.job.artefact.finish(facts)
+    samples.job.artefact.finish(facts)
 
 
 def require_sensors(job: SampleJob, found: SensorInventory) -> None:
@@ -242,7 +244,7 @@ def encoded_rows(job: SampleJob, log_name: str, tokens: Sequence[str]) -> Iterat
     if found != list(tokens):
         raise SceneError(
             f"log {log_name} of split {job.split!r}: expected {len(tokens)} rows, found {len(found)}; it changed while "
-            f"samples were made; {REMEDY} again"
+            f"samples were made; {job.remedy} again"
         )
 
 

@@ -170,6 +170,8 @@ def encode_split(
     config: ImitationConfig,
     folder: Location,
     incomplete: Literal["error", "leave_out", "blank"],
+    *,
+    remedy: str,
 ) -> None:
     """Writes the token bank of the test split, as a trained policy perceives it; what is there already is kept.
 
@@ -177,12 +179,16 @@ def encode_split(
         checkpoint: of the policy.
         folder: of banks; this one has the name of the split.
         incomplete: what becomes of scenes whose sensor files are not all there.
+        remedy: the command that makes them.
+
+    Raises:
+        ConfigError: if there are samples or a bank of another policy or of other data.
     """
     _, policy = load_policy(checkpoint)
     settings = config.with_overrides({"samples.incomplete": incomplete})
-    job = replace(sample_job(inputs, "test", policy, settings), setting="evaluate.incomplete")
+    job = replace(sample_job(inputs, "test", policy, settings), setting="evaluate.incomplete", remedy=remedy)
     samples = write_samples({job.split: job})[job.split]
-    write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu)
+    write_banks(checkpoint, {job.split: samples.place}, folder, config.bank, config.use_gpu, remedy=remedy)
 
 
 def training_rows(samples: Samples) -> NDArray[np.int64]:

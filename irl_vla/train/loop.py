@@ -11,7 +11,6 @@ import os
 import queue
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,11 +23,10 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
-from rich.console import Console
-from rich.progress import Progress
 
 from irl_vla.errors import ClusterError
 from irl_vla.ledger.files import atomic_path
+from irl_vla.ledger.progress import progress
 from irl_vla.ledger.storage import Location
 
 #: Receives metrics and the step that they belong to.
@@ -40,8 +38,6 @@ HISTORY_NAME: Final = "metrics.jsonl"
 _STATE_NAME: Final = "state.pt"
 _ENTRIES: Final = "entries"
 _WAIT_S: Final = 0.5
-#: Without a terminal, progress is logged this often.
-_SAY_EVERY_S: Final = 25.0
 
 log = logging.getLogger(__name__)
 
@@ -234,18 +230,18 @@ def following(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
 def _followed(entries: Any, report: Report, spec: RunSpec) -> Iterator[None]:
     stop = threading.Event()
     history = read_history(history_path(spec.folder, spec.name))
-    with Progress(disable=not Console().is_terminal, transient=True) as progress:
-        task = progress.add_task(spec.stage, total=spec.steps)
-        say = _every(spec)
+    with progress(spec.stage, "steps", spec.steps) as shown:
 
         def follow() -> None:
+            is_begun = False
             for found, is_state in _arriving(entries, stop):
                 for entry in found:
                     history[entry.step] = {**history.get(entry.step, {}), **entry.metrics}
                     report(entry.metrics, entry.step)
-                    progress.update(task, completed=entry.step)
-                    if progress.disable:
-                        say(entry)
+                    if not is_begun:  # starting the workers, and steps before a resumption, are not its rate
+                        shown.start_from(entry.step)
+                        is_begun = True
+                    shown.reach(entry.step, _loss(entry))
                 if is_state:
                     write_history(history_path(spec.folder, spec.name), history)
 
@@ -316,23 +312,6 @@ def _arriving(entries: Any, stop: threading.Event) -> Iterator[tuple[list[Entry]
             return
 
 
-def _every(spec: RunSpec) -> Callable[[Entry], None]:
-    """Logs an entry now and then, with rate and time left."""
-    started = last = time.monotonic()
-    first: int | None = None
-
-    def say(entry: Entry) -> None:
-        nonlocal last, started, first
-        now = time.monotonic()
-        if first is None:
-            first, started = entry.step, now
-        elif now - last > _SAY_EVERY_S and entry.step > first:
-            last, rate = now, (entry.step - first) / (now - started)
-            loss = next((f", {name} {value:.4g}" for name, value in entry.metrics.items() if "loss" in name), "")
-            left = (spec.steps - entry.step) / rate
-            log.info(
-                "%s: step %d of %d%s, %.2f steps a second, %.0f s left",
-                *(spec.stage, entry.step, spec.steps, loss, rate, left),
-            )
-
-    return say
+def _loss(entry: Entry) -> str:
+    """The first loss of an entry with its name; empty if it has none."""
+    return next((f"{name} {value:.4g}" for name, value in entry.metrics.items() if "loss" in name), "")

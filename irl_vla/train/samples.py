@@ -68,23 +68,29 @@ def stored_layout(record: Record) -> RowLayout:
     return {name: (tuple(shape), np.dtype(kind).type) for name, shape, kind in record.facts["columns"]}
 
 
-def sample_record(place: Location | Path | str) -> Record:
+def sample_record(place: Location | Path | str, remedy: str = REMEDY) -> Record:
     """The record of finished samples.
+
+    Args:
+        remedy: the command that makes them.
 
     Raises:
         CheckpointError: if they are not finished or of another schema.
     """
-    return require_record(Location.of(place), KIND, SCHEMA, REMEDY)
+    return require_record(Location.of(place), KIND, SCHEMA, remedy)
 
 
-def open_samples(place: Location | Path | str) -> Samples:
+def open_samples(place: Location | Path | str, remedy: str = REMEDY) -> Samples:
     """Opens finished samples.
+
+    Args:
+        remedy: the command that makes them.
 
     Raises:
         CheckpointError: if they are not finished, of another schema, or a shard is broken or of other samples.
     """
-    folder, record = Location.of(place), sample_record(place)
-    stored = ShardedRows.open(folder, dict(record.facts["shards"]), stored_layout(record), record.fingerprint, REMEDY)
+    folder, record = Location.of(place), sample_record(place, remedy)
+    stored = ShardedRows.open(folder, dict(record.facts["shards"]), stored_layout(record), record.fingerprint, remedy)
     rows = bank_rows({name: stored.column(_OBSERVED.get(name, name)) for name in ROW_LAYOUT})
     return Samples(folder, record.fingerprint, rows, stored)
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from irl_vla.dataset.config import DataConfig, SceneFilter
 from irl_vla.dataset.fingerprint import generator_of
@@ -24,6 +22,7 @@ from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.artefact import Artefact
+from irl_vla.ledger.progress import followed
 from irl_vla.scene import CITIES, FUTURE_FRAMES, HISTORY_FRAMES, Frame, MapView
 from irl_vla.world.cameras import paint_cameras
 from irl_vla.world.config import WorldConfig, WorldSensorConfig
@@ -101,7 +100,7 @@ def _generate_logs(config: WorldConfig, root: Path, seed: int, world: Artefact) 
     _write_splits(config, root, plans)
     missing = [plan for plan in plans if not _log_path(config, root, plan).is_file()]
     _log.info("%s: %d of %d logs to generate", root, len(missing), len(plans))
-    _make_all(partial(generate_log, config, root, seed), missing, config.workers, "generate")
+    _make_all(partial(generate_log, config, root, seed), missing, config.workers, "logs")
     world.finish({"splits": {name: getattr(config, name).decisive() for name in SPLITS}})
 
 
@@ -127,7 +126,7 @@ def _generate_follow_ups(config: WorldConfig, root: Path, seed: int, world: Arte
     second.begin()
     missing = [plan for plan in plans if not _group_path(config, root, plan).is_file()]
     _log.info("%s: %d of %d groups to generate", second.folder, len(missing), len(plans))
-    _make_all(partial(generate_group, config, root, seed), missing, config.workers, "follow-ups")
+    _make_all(partial(generate_group, config, root, seed), missing, config.workers, "groups of follow-up scenes")
     write_second_stage_index(root, [_group_path(config, root, plan) for plan in plans], FOLLOWED_SPLIT)
     second.finish()
 
@@ -203,11 +202,8 @@ class _SensorFiles:
                 write_sweep(self.folder / frame.lidar_path, sweep)
 
 
-def _make_all(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int, description: str) -> None:
-    shown = track(
-        spread(make, plans, workers), description=description, total=len(plans), disable=not Console().is_terminal
-    )
-    for name in shown:
+def _make_all(make: Callable[[_Plan], str], plans: Sequence[_Plan], workers: int, unit: str) -> None:
+    for name in followed(spread(make, plans, workers), "generate", unit, len(plans)):
         _log.debug("wrote %s", name)
 
 

@@ -65,7 +65,7 @@ def test_every_policy_is_judged(chain: Chain, results: dict[str, dict[str, float
 
 def test_frames_add_up_to_the_results(chain: Chain, results: dict[str, dict[str, float]]) -> None:
     frames = rows(chain.seed / "evaluate" / "frames.csv")
-    plans = json.loads((chain.seed / "evaluate" / "plans.json").read_text())
+    plans = json.loads((chain.seed / "evaluate" / "plans.json").read_text())["policies"]
     for name, row in results.items():
         own = [frame for frame in frames if frame["policy"] == name]
         assert len({frame["token"] for frame in own}) == len(own) == SCENES["test"]

@@ -10,10 +10,12 @@ from irl_vla.dataset.splits import StagePair
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.errors import SceneError
-from irl_vla.judge.fingerprint import read_fingerprint
+from irl_vla.judge import judgement
+from irl_vla.judge.fingerprint import read_fingerprint, sidecar
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import REAL, JudgeSettings, frames_to_judge, judge, write_judgement
 from irl_vla.judge.one_stage import FrameId, prepared_frames
+from irl_vla.judge.tables import write_csv
 from tests.unit.epdms.store_record import finish_store
 from tests.unit.epdms.straight_road import plan, scene
 
@@ -67,12 +69,54 @@ def test_tables_hold_every_policy_and_say_who_judged(store: Any, tmp_path: Path)
     assert found.rows[1]["minus_slow"] == pytest.approx(100 * (fast - slow))
     assert slow < fast
     tables = write_judgement(tmp_path / "out", found, {"more.csv": [{"policy": "slow"}]})
-    assert [table.name for table in tables] == ["results.csv", "frames.csv", "more.csv"]
+    assert [table.name for table in tables] == ["frames.csv", "more.csv", "results.csv"]
     assert all(read_fingerprint(table) == found.evaluator for table in tables)
-    with tables[1].open(newline="") as stream:
+    with tables[0].open(newline="") as stream:
         written = [(row["policy"], row["token"], float(row["score"])) for row in csv.DictReader(stream)]
     expected = [(name, token, split.score[i]) for name, split in found.scores.items() for i, token in enumerate("ab")]
     assert written == expected
+
+
+def test_results_are_withdrawn_first_and_written_last(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By results.csv the report knows a judged folder: one that was killed while it was judged again has none."""
+    plans = [("slow", dict.fromkeys(store, plan(2.0)))]
+    found = judge(store, frames_to_judge(frames(*store), ()), plans, SETTINGS, for_each=one_by_one)
+    more = {"more.csv": [{"policy": "slow"}]}
+    write_judgement(tmp_path, found, more)
+    for killed_at in ("frames.csv", "more.csv", "results.csv"):
+
+        def write_or_die(path: Path, rows: Any, killed_at: str = killed_at) -> None:
+            assert sidecar(path).exists(), "nobody could say who judged"
+            if path.name == killed_at:
+                raise KeyboardInterrupt
+            write_csv(path, rows)
+
+        write_judgement(tmp_path, found, more)
+        with monkeypatch.context() as patch:
+            patch.setattr(judgement, "write_csv", write_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                write_judgement(tmp_path, found, more)
+        assert not (tmp_path / "results.csv").exists(), killed_at
+
+
+def test_a_table_never_lacks_who_judged(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = judge(
+        store,
+        frames_to_judge(frames(*store), ()),
+        [("slow", dict.fromkeys(store, plan(2.0)))],
+        SETTINGS,
+        for_each=one_by_one,
+    )
+
+    def die(table: Path, evaluator: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judgement, "write_fingerprint", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_judgement(tmp_path / "new", found, {})
+    assert not list((tmp_path / "new").glob("*.csv"))
 
 
 def test_frames_that_are_not_prepared_are_counted_and_named(store: Any, caplog: pytest.LogCaptureFixture) -> None:

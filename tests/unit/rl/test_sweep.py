@@ -63,6 +63,16 @@ def test_every_trial_has_its_own_folder_and_a_whole_one_is_not_run_again(
     assert results == [0.001, 0.004]
 
 
+def test_a_trial_that_tune_forgot_is_named_and_left_out(job: SweepJob, caplog: pytest.LogCaptureFixture) -> None:
+    """Begun behind Tune's last snapshot: after a restore another one is run in its place."""
+    trials = job.folder / "trials"
+    for name, safety in (("s1", 1.0), ("s3", 3.0)):
+        (trials / name / "result.json").write_text(json.dumps(settings(safety) | {"trial": name, "epdms": safety}))
+    (trials / "s2" / "latest.json").write_text("{}")
+    assert [row["trial"] for row in sweep.finished_trials(trials)] == ["s1", "s3"]
+    assert "1 trials were begun and not ended; left out: s2" in caplog.text
+
+
 def test_a_trial_keeps_to_its_own_process(job: SweepJob) -> None:
     """It has one CPU and may wait for no other."""
     config = job.spec.config.with_overrides({"env_runners": 2, "backend": {"kind": "mix", "actors": 2}})

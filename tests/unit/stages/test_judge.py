@@ -16,6 +16,8 @@ from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, requir
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import GENERATED, REAL
 from irl_vla.judge.policies import POLICIES
+from irl_vla.judge.tables import read_judged_plans
+from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
 from irl_vla.stages.experiment import Experiment
@@ -88,7 +90,7 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
     found = evaluated(evaluate=POLICIES_TO_JUDGE)
     folder = found["folder"]
     official = [f"official_{name}.csv" for name in POLICIES_TO_JUDGE["policies"]]
-    assert found["paths"] == [folder / name for name in ("results.csv", "frames.csv", "logs.csv", *official)]
+    assert found["paths"] == [folder / name for name in ("frames.csv", "logs.csv", "results.csv", *official)]
     results = {row["policy"]: row for row in rows(folder / "results.csv")}
     assert list(results) == list(POLICIES_TO_JUDGE["policies"])
     frames, logs = rows(folder / "frames.csv"), rows(folder / "logs.csv")
@@ -101,9 +103,28 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
             own = [float(f["score"]) for f in frames if (f["policy"], f["log"]) == (name, line["log"])]
             assert (float(line["epdms"]), int(line["frames"])) == (pytest.approx(100 * np.mean(own)), 2)
     assert float(results["human"]["epdms"]) > float(results["constant_velocity"]["epdms"])
-    plans = json.loads((folder / "plans.json").read_text())
+    judged = read_judged_plans(Location.of(folder / "plans.json"))
+    plans = judged.policies
+    assert judged.split == "test"
     np.testing.assert_allclose(plans["human"]["a0"]["plan"], plan(9.0))
     np.testing.assert_allclose(plans["constant_velocity"]["b1"]["plan"], plan(10.0))
+
+
+@pytest.mark.parametrize("killed_at", ["write_results", "write_judged_plans"])
+def test_results_are_gone_while_other_files_are_replaced(
+    evaluated: Any, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    """The report looks for results.csv: new tables beside old plans are never shown."""
+    results = evaluated(evaluate=POLICIES_TO_JUDGE)["folder"] / "results.csv"
+    assert results.exists()
+
+    def die(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge, killed_at, die)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(evaluate=POLICIES_TO_JUDGE)
+    assert not results.exists()
 
 
 def test_official_files_hold_the_same_scores(evaluated: Any) -> None:
@@ -170,7 +191,7 @@ def test_the_constant_manoeuvre_is_fitted_on_training_scenes(
     monkeypatch.setattr(folders, "dataset", lambda experiment: SimpleNamespace())
     found = evaluated(evaluate={"policies": ("constant_velocity", "constant_acceleration"), "against": ()})
     assert asked == ["train"]
-    plans = json.loads((found["folder"] / "plans.json").read_text())
+    plans = json.loads((found["folder"] / "plans.json").read_text())["policies"]
     assert plans["constant_acceleration"]["a0"]["plan"][-1][0] < 40.0, "behind a slow car braking is best, so all brake"
 
 

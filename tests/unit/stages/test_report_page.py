@@ -1,6 +1,7 @@
 """The report's tables and the choice of its scenes, by hand-made results."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,34 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
     assert (page.parent / "sweep-seed-0.png").exists()
     assert (page.parent / "pooled.csv").exists()
     assert "bootstrap_samples: 100" in text
+
+
+def test_pictures_are_of_the_split_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split that was judged last need not be the one that the configuration names now."""
+    experiment = Experiment(name="x", runs=tmp_path, data={"test": "test"})
+    place = experiment.folder / "evaluate" / "plans.json"
+    values = {"human": {"t0": {"plan": [[0.0, 0.0, 0.0]] * 8, "score": 1.0}}}
+    place.write_text(json.dumps({"split": "navtest", "policies": values}))
+    asked: list[tuple[str, str]] = []
+
+    def load_scene(dataset: object, split: str, token: str) -> SimpleNamespace:
+        asked.append((split, token))
+        return SimpleNamespace(map_name="")
+
+    monkeypatch.setattr(show, "load_scene", load_scene)
+    for name in ("load_map", "build_observation", "scene_figure"):
+        monkeypatch.setattr(show, name, lambda *arguments: None)
+    monkeypatch.setattr(show, "save", lambda figure, path: path)
+    pictures = show._scene_pictures(experiment, SimpleNamespace(), tmp_path)
+    assert asked == [("navtest", "t0")]
+    assert pictures == [tmp_path / "scenes" / "t0.png"]
+
+
+def test_plans_of_an_unknown_split_are_not_shown(tmp_path: Path) -> None:
+    experiment = Experiment(name="x", runs=tmp_path)
+    (experiment.folder / "evaluate" / "plans.json").write_text(json.dumps({"human": {}}))
+    with pytest.raises(CheckpointError, match=r"plans.json: expected the judged split.*irl-vla evaluate"):
+        show._scene_pictures(experiment, SimpleNamespace(), tmp_path)
 
 
 def test_one_seed_is_not_pooled(seeds: list[Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Samples where sensor files lack: stop and count, leave out, or blank; images fetched later are another data set."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.scenes import iter_scenes
-from irl_vla.errors import SceneError
+from irl_vla.errors import CheckpointError, SceneError
+from irl_vla.ledger.arrays import write_rows
 from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.train.config import SampleConfig
 from irl_vla.train.encode import SampleJob, write_samples
+from irl_vla.train.samples import open_samples, sample_columns
 from tests.unit.dataset.example import LOG, write_example
 
 OTHER = LOG.replace("veh-01", "veh-02")
@@ -92,6 +95,16 @@ def test_nothing_left_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(SceneError, match="10 of 10 scenes lack sensors"):
         write_samples({"train": job(dataset, tmp_path / "samples", incomplete="leave_out")})["train"]
+
+
+def test_a_shard_of_other_samples_names_the_command_that_makes_these(dataset: Dataset, tmp_path: Path) -> None:
+    """Not every split is encoded by imitation: the one that is judged on is by judging."""
+    wanted = replace(job(dataset, tmp_path, incomplete="leave_out"), remedy="run `irl-vla evaluate`")
+    write_rows(tmp_path / f"{LOG}.arrow", sample_columns(ENCODER), [], "another")
+    with pytest.raises(CheckpointError, match=r"expected a shard of .*delete it and run `irl-vla evaluate` again"):
+        write_samples({"train": wanted})
+    with pytest.raises(CheckpointError, match="half-written; run `irl-vla evaluate`"):
+        open_samples(wanted.folder, wanted.remedy)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 from ray.exceptions import RayActorError
 
 from irl_vla.errors import ClusterError
+from irl_vla.ledger import progress
 from irl_vla.ledger.storage import Location
-from irl_vla.train import loop
 from irl_vla.train.loop import (
     HISTORY_NAME,
     Entry,
@@ -94,12 +94,12 @@ def test_metrics_are_means_over_workers() -> None:
 def test_progress_is_told_without_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop, "_SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "SAY_EVERY_S", 0.0)
     entries = LocalQueue()
     with caplog.at_level(logging.INFO), following(entries, lambda metrics, step: None, spec_of(tmp_path, steps=40)):
         for step in (10, 20):
             entries.put(([Entry(step, {"pretrain/loss_total": 0.25})], False))
-    assert "pretrain: step 20 of 40, pretrain/loss_total 0.25" in caplog.text
+    assert "pretrain: 20 of 40 steps, pretrain/loss_total 0.25" in caplog.text
     assert "left" in caplog.text
 
 
