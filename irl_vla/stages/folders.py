@@ -90,15 +90,18 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
         split: name of the split.
         source: of :func:`judged_dataset`; None takes the dataset as it is.
     """
+    from irl_vla.dataset.fingerprint import hash_cache
     from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
 
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     found = dataset(experiment) if source is None else source
-    name, skip = _prepared_split(experiment, split), experiment.data.skip_broken
+    name, skip, cache = _prepared_split(experiment, split), experiment.data.skip_broken, hash_cache()
     with owned(folder, f"preparing the split {split}", wait=True):
-        return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
+        return prepare_split(
+            found, name, shifted, folder, experiment.data_seed, skip_broken=skip, cache=cache, for_each=on_ray
+        )
 
 
 def _prepared_split(experiment: Experiment, split: str) -> str:
@@ -288,8 +291,6 @@ def forget_data() -> None:
 
 @lru_cache(maxsize=8)
 def _fingerprint(found: "Dataset", splits: tuple[str, ...]) -> "DatasetFingerprint":
-    from irl_vla.dataset.fingerprint import dataset_fingerprint
-    from irl_vla.dataset.maps.cache import cache_folder
+    from irl_vla.dataset.fingerprint import dataset_fingerprint, hash_cache
 
-    maps = cache_folder()
-    return dataset_fingerprint(found, splits, None if maps is None else maps.parent)
+    return dataset_fingerprint(found, splits, hash_cache())
