@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.maps.cache import cache_folder
 from irl_vla.dataset.scenes import logs_of
 from irl_vla.dataset.splits import Split, read_layouts, read_split
 from irl_vla.ledger.artefact import find_record
@@ -80,7 +81,8 @@ def dataset_fingerprint(dataset: Dataset, splits: Sequence[str], cache: Path | N
 
     Args:
         splits: names, in any order; two-stage splits bring their second-stage scenes and the sensors of these.
-        cache: folder for the remembered hashes, never one of the data set; None reads everything.
+        cache: folder for the remembered hashes, see :func:`hash_cache`, never one of the data set; None reads
+            everything.
 
     Raises:
         ConfigError: if there is no such split.
@@ -94,7 +96,7 @@ def dataset_fingerprint(dataset: Dataset, splits: Sequence[str], cache: Path | N
         "maps": _map_pieces(dataset),
         "sensors": [*_sensor_pieces(dataset, logs), *_second_stage_sensors(dataset, found)],
     }
-    digests = _digests([piece for pieces in parts.values() for piece in pieces], cache)
+    digests = _digests([piece for pieces in parts.values() for piece in pieces], cache, is_told=True)
     hashes = {
         part: content_hash([[piece.label, digests[piece.key]] for piece in pieces]) for part, pieces in parts.items()
     }
@@ -110,24 +112,24 @@ def dataset_fingerprint(dataset: Dataset, splits: Sequence[str], cache: Path | N
     )
 
 
-def describe_difference(then: DatasetFingerprint, now: DatasetFingerprint) -> str:
-    """One sentence that says in what two data sets differ, for an error message."""
-    parts = []
-    if then.kind != now.kind:
-        parts.append(f"the kinds of data ({then.kind} then, {now.kind} now)")
-    if then.log_files != now.log_files:
-        parts.append(f"the logs ({then.logs} then, {now.logs} now)")
-    names = {
-        "maps": "the maps",
-        "splits": "the split files or layouts",
-        "sensors": "the sensor files",
-        "generator": "the generator's settings, seed or version",
-    }
-    parts += [name for key, name in names.items() if getattr(then, key) != getattr(now, key)]
-    if not parts:
-        return "nothing differs"
-    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
-    return f"{listed} differ"
+def content_hashes(paths: Iterable[Path], cache: Path | None) -> dict[Path, str]:
+    """Hash of the content of each file; what was read before is not read again, as for a fingerprint.
+
+    Files that were written in the last two seconds are read, and not remembered.
+
+    Args:
+        paths: files that are there.
+        cache: folder for the remembered hashes, see :func:`hash_cache`; None reads everything.
+    """
+    pieces = {path: _Piece("", path) for path in paths}
+    digests = _digests(list(pieces.values()), cache, is_told=False)
+    return {path: digests[piece.key] for path, piece in pieces.items()}
+
+
+def hash_cache() -> Path | None:
+    """The user's folder in which hashes of files are remembered; None where the user has no home."""
+    maps = cache_folder()
+    return None if maps is None else maps.parent
 
 
 def generator_of(root: Path) -> str | None:
@@ -208,8 +210,8 @@ def _splits_hash(dataset: Dataset, splits: Iterable[Split], logs: Iterable[str])
     return content_hash([rules, {name: asdict(layouts[name]) for name in logs if name in layouts}])
 
 
-def _digests(pieces: Sequence[_Piece], cache: Path | None) -> dict[str, str]:
-    """Hash of every piece by its key; what is new is remembered."""
+def _digests(pieces: Sequence[_Piece], cache: Path | None, *, is_told: bool) -> dict[str, str]:
+    """Hash of every piece by its key; what is new is remembered. ``is_told`` if the user sees how it goes."""
     known = {} if cache is None else _remembered(cache)
     start_ns = time.time_ns()
 
@@ -219,7 +221,7 @@ def _digests(pieces: Sequence[_Piece], cache: Path | None) -> dict[str, str]:
     with ThreadPoolExecutor(_THREADS) as pool:
         results = list(followed(pool.map(work, pieces), "fingerprint", "parts", len(pieces)))
     fresh = [result for result in results if result.files_read]
-    if fresh:
+    if fresh and is_told:
         files = sum(result.files_read for result in fresh)
         log.info("fingerprint: read %d files; %d of %d parts were known", files, len(pieces) - len(fresh), len(pieces))
     lasting = {result.key: [result.state, result.digest] for result in fresh if result.is_settled}

@@ -74,27 +74,19 @@ class SensorInventory:
         )
 
 
-def sensor_inventory(
-    dataset: Dataset, split: str, sensors: SensorConfig, logs: Sequence[str] | None = None
-) -> SensorInventory:
+def spread_inventory(dataset: Dataset, split: str, sensors: SensorConfig) -> SensorInventory:
     """Looks whether the files are there that an observation of each scene takes.
 
-    Every log of the split is read once, without converting its frames (14 GB for ``navtrain``: spread the logs over
-    processes and join the results with :func:`joined`), and every file is looked for with one ``stat``.
+    Every log of the split is read once, without converting its frames, and every file is looked for with one ``stat``.
+    Large logs, as recorded ones are, are read by a process a core (14 GB for ``navtrain``).
 
     Args:
         sensors: cameras of the current frame, and sweeps of the history.
-        logs: only these logs (of ``split_logs``); None takes all.
 
     Raises:
         ConfigError: if there is no such split.
         LogFormatError: if a log or second-stage scene is missing or broken.
     """
-    return inventory_of(dataset, read_split(dataset, split), sensors, logs)
-
-
-def spread_inventory(dataset: Dataset, split: str, sensors: SensorConfig) -> SensorInventory:
-    """As :func:`sensor_inventory`; large logs, as recorded ones are, are read by a process a core."""
     selection = read_split(dataset, split)
     names, folder = logs_of(dataset, selection), dataset.log_folder(selection.data_split)
     size = sum((folder / f"{name}.pkl").stat().st_size for name in names)
@@ -115,7 +107,11 @@ def joined(parts: Sequence[SensorInventory]) -> SensorInventory:
 def inventory_of(
     dataset: Dataset, selection: Split, sensors: SensorConfig, logs: Sequence[str] | None
 ) -> SensorInventory:
-    """As :func:`sensor_inventory`, of a split that has been read."""
+    """As :func:`spread_inventory`, in this process and of a split that has been read.
+
+    Args:
+        logs: only these logs (of ``split_logs``); None takes all.
+    """
     log_of, missing = {}, {}
     for ref, log in windows(dataset, selection, logs):
         log_of[ref.token] = ref.log_name

@@ -26,7 +26,7 @@ SHARD_SUFFIX: Final = ".arrow"
 #: Tokens and notes of all shards, written when a store is finished.
 INDEX_NAME: Final = "index.json"
 #: Goes up when the columns, what they hold or the notes change; stores of another schema are refused.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _VERSION: Final = str(SCHEMA_VERSION).encode()
 _VERSION_KEY: Final = b"prepared_scene_schema"
 _TOKENS_KEY: Final = b"tokens"  # JSON list in batch order, so that opening a store reads no scene

@@ -32,7 +32,7 @@ class Fingerprint:
         scorer_version: ``SCORER_VERSION``.
         rule: how frames become a result.
         scorer: the scorer's configuration: human filter, its convention, traffic.
-        dataset: hash of the judged tokens and of the logs from which they were prepared.
+        dataset: hash of the judged tokens and of the logs and maps from which they were prepared.
         frames: how many were judged.
         self_check: outcome of the built-in self-check.
         code: package version and commit; tables of other code may be compared if all else agrees.

@@ -7,20 +7,18 @@ all of them, unless they are to be left out.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple
 
 from irl_vla.dataset.config import ViewConfig
+from irl_vla.dataset.fingerprint import content_hashes
 from irl_vla.dataset.layout import Dataset
-from irl_vla.dataset.maps.reader import load_map
-from irl_vla.dataset.scenes import iter_scenes, scene_refs, split_logs
+from irl_vla.dataset.scenes import scene_refs, split_logs
 from irl_vla.dataset.second_stage import TOKEN_LENGTH, scene_path
 from irl_vla.dataset.splits import Split, read_split
-from irl_vla.dataset.views import scene_views
-from irl_vla.epdms.inputs import prepare_scene
+from irl_vla.epdms.config import SCORER_VERSION
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import (
     INDEX_NAME,
@@ -38,57 +36,16 @@ from irl_vla.epdms.store import (
 )
 from irl_vla.errors import LogFormatError, MapError, SceneError
 from irl_vla.judge.for_each import ForEach, one_by_one
+from irl_vla.judge.prepared_log import FailedScene, LogReport, map_file, prepare_log
 from irl_vla.ledger.artefact import Artefact, Identity, require_record
-from irl_vla.ledger.files import content_hash, file_hash
+from irl_vla.ledger.files import content_hash
 from irl_vla.ledger.owner import owned
 from irl_vla.ledger.shards import clear_unfinished, shard_path
 from irl_vla.ledger.storage import RECORD_NAME, Location
-from irl_vla.scene import Scene
 
 _SHOWN: Final = 5
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FailedScene:
-    """A scene (or view) that has no prepared record, and why."""
-
-    token: str
-    log_name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogReport:
-    """What became of a log; the notes of its shard.
-
-    Attributes:
-        log_hash: of the log file; a shard of another content is made again.
-        scenes: prepared ones, in the shard.
-        failed: scenes that could not be prepared.
-        second_stage: token to hash of the file, of the second-stage scenes behind the log.
-        broken: why the log could not be read; empty if it could.
-    """
-
-    log_hash: str
-    scenes: int
-    failed: tuple[FailedScene, ...] = ()
-    second_stage: Mapping[str, str] = field(default_factory=dict)
-    broken: str = ""
-
-    @property
-    def content(self) -> str:
-        """Hash of all files that the scenes of the log came from."""
-        if not self.second_stage:
-            return self.log_hash
-        return content_hash([self.log_hash, dict(self.second_stage)])
-
-    @classmethod
-    def of(cls, entry: ShardEntry) -> Self:
-        """Of a shard."""
-        failed = tuple(FailedScene(**item) for item in entry.notes["failed"])
-        return cls(**{**entry.notes, "failed": failed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +70,11 @@ class PrepareJob:
         """File of a log."""
         return self.logs / f"{name}.pkl"
 
+    def taken(self, name: str) -> str:
+        """What is noted of a log's tokens: which they are may change with the other logs of the split."""
+        tokens = self.tokens[name]
+        return "" if tokens is None else content_hash(list(tokens))
+
 
 def prepare_split(
     dataset: Dataset,
@@ -122,9 +84,13 @@ def prepare_split(
     seed: int,
     *,
     skip_broken: bool = False,
+    cache: Path | None = None,
     for_each: ForEach = one_by_one,
 ) -> PreparedStore:
     """Prepares all scenes of a split; logs that were finished before, and have not changed, are kept.
+
+    A log has changed if its file, a map that it needs or a second-stage scene behind it has, or which of its scenes are
+    taken. One that could not be read is tried again: a file that it lacked may be there now.
 
     Several processes may ask for one folder: whoever comes first does the work and the others wait. A folder where
     nothing is to be done is only read.
@@ -136,10 +102,12 @@ def prepare_split(
         folder: of the store.
         seed: of the views.
         skip_broken: leaves logs out that cannot be read, and names them in the record, instead of stopping there.
+        cache: folder for remembered hashes (``dataset.fingerprint.hash_cache``), with which finished logs need not be
+            read to see that they have not changed; None reads them.
         for_each: where the work runs.
 
     Raises:
-        ConfigError: if the folder holds scenes of another split, view configuration, seed or schema.
+        ConfigError: if the folder holds scenes of another split, view configuration, seed, schema or scorer version.
         LogFormatError: naming the logs that cannot be read, once all others are done.
         SceneError: if not one scene could be prepared.
         CheckpointError: if a shard is damaged.
@@ -149,11 +117,9 @@ def prepare_split(
     tokens, place = _tokens_by_log(dataset, selection), Location.of(folder)
     job = PrepareJob(dataset, split, dataset.log_folder(selection.data_split), tokens, views, place, seed)
     artefact = Artefact(place, _identity(selection, views, seed), "prepare the split again (`irl-vla STAGE CONFIG`)")
-    if not artefact.is_whole() or _kept(job, artefact, skip_broken=skip_broken) is not None:
+    if not _state(job, artefact, cache).is_done:
         with owned(place, f"preparing the split {split}", wait=True):
-            entries = _kept(job, artefact, skip_broken=skip_broken)  # again: another process may have made it meanwhile
-            if entries is not None:
-                _complete(job, artefact, entries, skip_broken=skip_broken, for_each=for_each)
+            _complete(job, artefact, skip_broken=skip_broken, cache=cache, for_each=for_each)
     return PreparedStore.open(place)
 
 
@@ -167,73 +133,86 @@ def failed_scenes(folder: Path | Location) -> list[FailedScene]:
     return [FailedScene(**failure) for failure in record.facts["failed"]]
 
 
-def prepare_log(
-    dataset: Dataset, split: str, name: str, tokens: Sequence[str] | None, views: ViewConfig | None, *, seed: int
-) -> tuple[list[PreparedScene], list[FailedScene]]:
-    """Prepares the scenes of one log and of the second stage behind it, each followed by its views, in this process.
-
-    Args:
-        dataset: where the log is.
-        split: name of the split.
-        name: of the log.
-        tokens: only these scenes; None prepares all.
-        views: configuration of shifted-ego views, if they are wanted.
-        seed: of the views.
-    """
-    prepared: list[PreparedScene] = []
-    failed: list[FailedScene] = []
-    for original in iter_scenes(dataset, split, tokens, logs=[name]):
-        map_view = load_map(dataset, original.map_name)
-        for scene in _with_views(original, views, seed):
-            try:
-                prepared.append(prepare_scene(scene, map_view))
-            except SceneError as error:
-                failed.append(FailedScene(scene.token, name, str(error)))
-    return prepared, failed
-
-
 def write_log(job: PrepareJob, name: str) -> int:
     """Prepares a log; one that cannot be read gets an empty shard that says why. Returns its scenes."""
-    log_hash = file_hash(job.log_path(name))
-    scenes: list[PreparedScene] = []
+    path, taken = job.log_path(name), job.taken(name)
+    log_hash = content_hashes([path], None)[path]
+    scenes: tuple[PreparedScene, ...] = ()
     try:
-        scenes, failed = prepare_log(job.dataset, job.split, name, job.tokens[name], job.views, seed=job.seed)
-        seen = [*(scene.token for scene in scenes), *(failure.token for failure in failed)]
-        behind = [token for token in seen if len(token) == TOKEN_LENGTH]
-        second_stage = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in behind}
-        report = LogReport(log_hash, len(scenes), tuple(failed), second_stage)
+        found = prepare_log(job.dataset, job.split, name, job.tokens[name], job.views, seed=job.seed)
+        seen = [*(scene.token for scene in found.scenes), *(failure.token for failure in found.failed)]
+        behind = {token: scene_path(job.dataset, job.split, token) for token in seen if len(token) == TOKEN_LENGTH}
+        hashes = content_hashes(behind.values(), None)
+        second_stage = {token: hashes[file] for token, file in behind.items()}
+        report = LogReport(log_hash, taken, len(found.scenes), found.failed, found.maps, second_stage)
+        scenes = found.scenes
     except (LogFormatError, MapError, SceneError) as error:
-        report = LogReport(log_hash, 0, broken=str(error))
+        report = LogReport(log_hash, taken, 0, broken=str(error))
     write_shard(shard_path(job.folder, name, SHARD_SUFFIX), scenes, asdict(report))
     return len(scenes)
 
 
-def _kept(job: PrepareJob, artefact: Artefact, *, skip_broken: bool) -> dict[str, ShardEntry] | None:
-    """The entries of logs that need no work; None if there is no work at all."""
+class _State(NamedTuple):
+    """What is there of a split.
+
+    Attributes:
+        found: entries of all logs that have a shard.
+        current: those that need no work.
+        missing: logs that need some.
+        complete: the record says whole, and there are these logs' shards and no others.
+    """
+
+    found: dict[str, ShardEntry]
+    current: dict[str, ShardEntry]
+    missing: list[str]
+    complete: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is to be done."""
+        return self.complete and not self.missing
+
+
+def _state(job: PrepareJob, artefact: Artefact, cache: Path | None) -> _State:
     whole = artefact.is_whole()
-    entries = _current(job, _entries(job.folder, whole=whole), skip_broken=skip_broken)
-    is_done = whole and entries.keys() == job.tokens.keys() and shard_names(job.folder) == _shards_of(job.tokens)
-    return None if is_done else entries
+    found = _entries(job.folder, whole=whole)
+    current = _current(job, found, cache)
+    missing = [name for name in job.tokens if name not in current]
+    return _State(found, current, missing, whole and shard_names(job.folder) == _shards_of(job.tokens))
 
 
-def _complete(
-    job: PrepareJob, artefact: Artefact, kept: Mapping[str, ShardEntry], *, skip_broken: bool, for_each: ForEach
-) -> None:
-    """Prepares all logs but those that are kept."""
-    entries, missing = dict(kept), {name: name for name in job.tokens if name not in kept}
+def _complete(job: PrepareJob, artefact: Artefact, *, skip_broken: bool, cache: Path | None, for_each: ForEach) -> None:
+    """Prepares all logs that need it, in a folder that is this process's; another one may have done so meanwhile."""
+    state = _state(job, artefact, cache)
+    if state.is_done:
+        return
+    entries, missing = state.current, state.missing
     log.info("prepare: split %s has %d logs, %d of them to do", job.split, len(job.tokens), len(missing))
+    if state.complete and skip_broken and all(LogReport.of(state.found[name]).broken for name in missing):
+        again = _made(job, missing, for_each)
+        if all(LogReport.of(again[name]) == LogReport.of(state.found[name]) for name in missing):
+            return  # as it was all the while, for other readers too
+        entries, missing = entries | again, []
     artefact.begin()
     _clear(job)
-    for name, _ in for_each(f"prepare {job.split}", partial(write_log, job), missing):
-        entries[name] = read_entry(shard_path(job.folder, name, SHARD_SUFFIX))
-    facts = _facts({name: LogReport.of(entries[name]) for name in sorted(entries)}, job.split, skip_broken=skip_broken)
+    entries |= _made(job, missing, for_each)
+    reports = {name: LogReport.of(entries[name]) for name in sorted(entries)}
+    facts = _facts(reports, job.split, skip_broken=skip_broken)
     write_index(job.folder, {f"{name}{SHARD_SUFFIX}": entry for name, entry in entries.items()})
     artefact.finish(facts)
 
 
-def _with_views(scene: Scene, views: ViewConfig | None, seed: int) -> list[Scene]:
-    # Nobody drove second-stage scenes, so there is no path from which their views could be shifted.
-    return [scene] if views is None or scene.is_synthetic else [scene, *scene_views(scene, views, seed)]
+def _made(job: PrepareJob, names: Sequence[str], for_each: ForEach) -> dict[str, ShardEntry]:
+    """Prepares logs; what their shards say then."""
+    done = for_each(f"prepare {job.split}", partial(write_log, job), {name: name for name in names})
+    return {name: read_entry(shard_path(job.folder, name, SHARD_SUFFIX)) for name, _ in done}
+
+
+def _second_stage_file(job: PrepareJob, token: str) -> Path | None:
+    try:
+        return scene_path(job.dataset, job.split, token)
+    except (LogFormatError, SceneError):
+        return None
 
 
 def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | None]:
@@ -252,7 +231,7 @@ def _tokens_by_log(dataset: Dataset, selection: Split) -> dict[str, list[str] | 
 
 
 def _identity(selection: Split, views: ViewConfig | None, seed: int) -> Identity:
-    """What decides the scenes beside the logs themselves, whose hashes stand in the shards: one may change alone."""
+    """What decides the scenes beside logs and maps, whose hashes stand in the shards: one may change alone."""
     rule = selection.scene_filter.decisive()
     # A hash of what can be a hundred thousand tokens.
     rule |= {name: content_hash(rule[name]) for name in ("tokens", "log_names") if rule[name] is not None}
@@ -263,6 +242,7 @@ def _identity(selection: Split, views: ViewConfig | None, seed: int) -> Identity
         "scene_filter": rule,
         "stage_pairs": content_hash(pairs) if pairs else None,
         "views": None if views is None else views.decisive(),
+        "scorer_version": SCORER_VERSION,
     }
     return Identity(KIND, SCHEMA_VERSION, settings, inputs={}, seeds={"data_seed": seed})
 
@@ -273,28 +253,33 @@ def _entries(folder: Location, *, whole: bool) -> dict[str, ShardEntry]:
     return {name.removesuffix(SHARD_SUFFIX): entry for name, entry in found.items()}
 
 
-def _current(job: PrepareJob, entries: Mapping[str, ShardEntry], *, skip_broken: bool) -> dict[str, ShardEntry]:
-    """The entries of logs of the split that are as they were when their shards were made."""
+def _current(job: PrepareJob, entries: Mapping[str, ShardEntry], cache: Path | None) -> dict[str, ShardEntry]:
+    """The entries of logs of the split that could be read and are as they were when their shards were made."""
     there = set(shard_names(job.folder)) & set(_shards_of(job.tokens))
-    known = {
-        name: entry  # shards without notes were not made here
+    reports = {
+        name: LogReport.of(entry)  # shards without notes were not made here
         for name, entry in entries.items()
         if f"{name}{SHARD_SUFFIX}" in there and entry.notes
     }
+    files = {name: _files(job, name, report) for name, report in reports.items() if not report.broken}
+    hashes = content_hashes({path for paths in files.values() for path in paths if path is not None}, cache)
+    current = {}
+    for name, report in reports.items():
+        if report.broken:
+            log.info("prepare: log %s could not be read, it is tried again", name)
+        elif [None if path is None else hashes[path] for path in files[name]] != report.file_hashes:
+            log.info("prepare: log %s, or a map or second stage of it, has changed; it is prepared again", name)
+        elif report.taken != job.taken(name):
+            log.info("prepare: other scenes of log %s are taken than before; it is prepared again", name)
+        else:
+            current[name] = entries[name]
+    return current
 
-    def is_current(name: str) -> bool:
-        report = LogReport.of(known[name])
-        if report.broken and not skip_broken:
-            return False
-        now = {token: file_hash(scene_path(job.dataset, job.split, token)) for token in report.second_stage}
-        same = report.log_hash == file_hash(job.log_path(name)) and now == report.second_stage
-        if not same:
-            log.info("prepare: log %s has changed, its scenes are prepared again", name)
-        return same
 
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        same = dict(zip(known, pool.map(is_current, known), strict=True))
-    return {name: entry for name, entry in known.items() if same[name]}
+def _files(job: PrepareJob, name: str, report: LogReport) -> list[Path | None]:
+    """Where the files lie whose hashes a report has, in their order; None for one that is no longer there."""
+    maps = [map_file(job.dataset, city) for city in report.maps]
+    return [job.log_path(name), *maps, *(_second_stage_file(job, token) for token in report.second_stage)]
 
 
 def _clear(job: PrepareJob) -> None:

@@ -10,12 +10,13 @@ from typing import Final
 from rich.console import Console
 
 from irl_vla.dataset.config import DataConfig
+from irl_vla.dataset.fingerprint import hash_cache
 from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.dataset.splits import LAYOUTS_NAME, all_windows, read_split
 from irl_vla.dataset.whole_logs import whole_logs
 from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
-from irl_vla.epdms.store import PreparedStore
+from irl_vla.epdms.store import SCHEMA_VERSION, PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.judge.for_each import ForEach, in_processes
 from irl_vla.judge.judgement import (
@@ -168,7 +169,10 @@ def usable(
 
 
 def cache_folder(dataset: Dataset, split: str) -> Path:
-    """Where the prepared scenes of a split are kept by default: another one for other data, filter or scorer."""
+    """Where the prepared scenes of a split are kept by default: another one for another place, filter or scorer.
+
+    Logs and maps that change within their place are told by the prepared scenes themselves.
+    """
     selection = read_split(dataset, split)
     key = content_hash(
         {
@@ -176,6 +180,7 @@ def cache_folder(dataset: Dataset, split: str) -> Path:
             "filter": selection.scene_filter.model_dump(mode="json"),
             "pairs": [pair.tokens for pair in selection.stage_pairs],
             "scorer": SCORER_VERSION,
+            "schema": SCHEMA_VERSION,
         }
     )
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -201,7 +206,8 @@ def _prepared(job: ScoreJob, dataset: Dataset, for_each: ForEach) -> PreparedSto
         seed = record.identity.seeds["data_seed"]
         if record.identity.settings["split"] == all_windows(split):  # from which the scenes of the split were chosen
             split = all_windows(split)
-    return prepare_split(dataset, split, None, folder, seed, skip_broken=job.skip_broken, for_each=for_each)
+    skip, cache = job.skip_broken, hash_cache()
+    return prepare_split(dataset, split, None, folder, seed, skip_broken=skip, cache=cache, for_each=for_each)
 
 
 def _with_others(left_out: Sequence[str], bad: Sequence[BadToken]) -> list[BadToken]:

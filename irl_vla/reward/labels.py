@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irl_vla.config import validated
-from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.scorer import score_in_context, scoring_context
 from irl_vla.epdms.store import PreparedStore
@@ -191,15 +191,6 @@ def open_labels(folder: Path | Location) -> LabelSet:
     )
 
 
-def labels_fingerprint(folder: Path | Location) -> str:
-    """Of a finished label set.
-
-    Raises:
-        CheckpointError: if it is not finished or of another schema.
-    """
-    return require_record(Location.of(folder), KIND, SCHEMA, REMEDY).fingerprint
-
-
 def rows_by_log(bank: TokenBank, store: PreparedStore) -> dict[str, NDArray[np.int64]]:
     """Log name to its bank rows that have a prepared scene, increasing; the others are counted and named.
 
@@ -317,7 +308,7 @@ def _identity(
     return Identity(
         kind=KIND,
         schema=SCHEMA,
-        settings={"label": config.decisive(), "scorer": scorer.decisive()},
+        settings={"label": config.decisive(), "scorer": scorer.decisive(), "scorer_version": SCORER_VERSION},
         inputs={"bank": bank.fingerprint, "prepared": store.fingerprint(), "policy": policy},
         seeds={"seed": seed},
     )

@@ -102,14 +102,17 @@ def prepared(experiment: Experiment, split: str, source: "Dataset | None" = None
         split: name of the split.
         source: of :func:`judged_dataset`; None takes that to train on.
     """
+    from irl_vla.dataset.fingerprint import hash_cache
     from irl_vla.judge.for_each import on_ray
     from irl_vla.judge.prepare import prepare_split
 
     folder = experiment.shared / "prepared" / split
     shifted = experiment.views if split == experiment.data.train and experiment.views.count else None
     found = training_dataset(experiment) if source is None else source
-    name, skip = prepared_split(experiment, split), experiment.data.skip_broken
-    return prepare_split(found, name, shifted, folder, experiment.data_seed, skip_broken=skip, for_each=on_ray)
+    name, skip, cache = prepared_split(experiment, split), experiment.data.skip_broken, hash_cache()
+    return prepare_split(
+        found, name, shifted, folder, experiment.data_seed, skip_broken=skip, cache=cache, for_each=on_ray
+    )
 
 
 def prepared_split(experiment: Experiment, split: str) -> str:
@@ -336,8 +339,6 @@ def _whole_logs(found: "Dataset", split: str) -> "Dataset":
 
 @lru_cache(maxsize=8)
 def _fingerprint(found: "Dataset", splits: tuple[str, ...]) -> "DatasetFingerprint":
-    from irl_vla.dataset.fingerprint import dataset_fingerprint
-    from irl_vla.dataset.maps.cache import cache_folder
+    from irl_vla.dataset.fingerprint import dataset_fingerprint, hash_cache
 
-    maps = cache_folder()
-    return dataset_fingerprint(found, splits, None if maps is None else maps.parent)
+    return dataset_fingerprint(found, splits, hash_cache())

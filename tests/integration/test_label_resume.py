@@ -1,6 +1,5 @@
 """Labelling and reward training survive the death of their driver: killed without warning, run again, same result."""
 
-import json
 import os
 import signal
 import subprocess
@@ -47,8 +46,8 @@ from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train.reward_model import train_reward
 bank, labels, out = map(Path, sys.argv[1:])
 config = RewardTrainConfig(steps=120, checkpoint_every=30, rows_per_batch=8, proposals_per_row=16)
-with ray_session(RayConfig(cpus=2)):
-    train_reward(bank, labels, config, out, seed=5, report=lambda metrics, step: None)
+with ray_session(RayConfig(cpus=2)), open(f"{out}.steps", "w") as heard:
+    train_reward(bank, labels, config, out, seed=5, report=lambda metrics, step: print(step, file=heard))
 """
 
 
@@ -149,9 +148,9 @@ def test_a_killed_training_ends_with_the_same_weights(
     time.sleep(1.0)
     assert not (killed / "checkpoint").exists()
     finish(TRAIN, bank, labels, killed)
-    (history,) = killed.glob("training/*/metrics.jsonl")
-    logged = [json.loads(line)["step"] for line in history.read_text().splitlines()]
-    assert logged.count(20) == 1, "went back behind its checkpoint at step 30"
+    heard = [int(line) for line in Path(f"{killed}.steps").read_text().split()]  # by the second driver alone
+    assert heard[0] > 30, "went back behind its checkpoint at step 30"
+    assert heard[-1] == 120
     finish(TRAIN, bank, labels, whole)
     found = safetensors.torch.load_file(killed / "checkpoint" / "member_0.safetensors")
     expected = safetensors.torch.load_file(whole / "checkpoint" / "member_0.safetensors")

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.fingerprint import (
     CACHE_NAME,
     DatasetFingerprint,
+    content_hashes,
     dataset_fingerprint,
-    describe_difference,
+    hash_cache,
 )
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.splits import LogLayout, write_layouts, write_split
@@ -51,6 +52,12 @@ def flip_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def changed(before: DatasetFingerprint, after: DatasetFingerprint) -> set[str]:
+    """Names of the parts that differ."""
+    now = asdict(after)
+    return {part for part, value in asdict(before).items() if value != now[part]}
 
 
 def first(dataset: Dataset, pattern: str) -> Path:
@@ -89,27 +96,27 @@ def move_layout(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "part"),
     [
-        (edit_log, "the logs (2 then, 2 now) differ"),
-        (repaint, "the sensor files differ"),
-        (lose_sweep, "the sensor files differ"),
-        (add_map, "the maps differ"),
-        (edit_map, "the maps differ"),
-        (narrow, "the split files or layouts differ"),
-        (move_layout, "the split files or layouts differ"),
+        (edit_log, "log_files"),
+        (repaint, "sensors"),
+        (lose_sweep, "sensors"),
+        (add_map, "maps"),
+        (edit_map, "maps"),
+        (narrow, "splits"),
+        (move_layout, "splits"),
     ],
 )
-def test_every_change_shows_and_is_named(
-    own: Dataset, tmp_path: Path, change: Callable[[Dataset], None], named: str
+def test_every_change_shows_in_its_part(
+    own: Dataset, tmp_path: Path, change: Callable[[Dataset], None], part: str
 ) -> None:
     before = look(own, tmp_path / "cache")
     assert (before.kind, before.logs, before.generator) == ("recorded", 2, None)
     change(own)
     after = look(own, tmp_path / "cache")
     assert after.value != before.value
-    assert describe_difference(before, after) == named
-    assert (after.content == before.content) == ("sensor" in named)
+    assert changed(before, after) == {part}
+    assert (after.content == before.content) == (part == "sensors")
     assert after == look(own), "what is remembered and what is read agree"
 
 
@@ -119,16 +126,13 @@ def test_fewer_logs_are_counted(own: Dataset) -> None:
     (own.root / f"navsim_logs/mini/{OTHER}.pkl").unlink()
     after = look(own)
     assert after.logs == 1
-    assert describe_difference(before, after) == (
-        "the logs (2 then, 1 now), the split files or layouts and the sensor files differ"
-    )
+    assert changed(before, after) == {"logs", "log_files", "splits", "sensors"}
 
 
 def test_a_copy_is_the_same_data(own: Dataset, tmp_path: Path) -> None:
     root = Path(shutil.copytree(own.root, tmp_path / "copy", copy_function=shutil.copyfile))
     copied = Dataset(root, root / "maps", root / "train_test_split")
     assert look(copied) == look(own)
-    assert describe_difference(look(copied), look(own)) == "nothing differs"
 
 
 def test_logs_of_other_splits_do_not_matter(own: Dataset) -> None:
@@ -161,6 +165,41 @@ def test_files_written_just_now_are_not_remembered(own: Dataset, tmp_path: Path)
     remembered = json.loads((tmp_path / "cache" / CACHE_NAME).read_text())
     assert not any(path.endswith(f"sensor_blobs/mini/{LOG}") for path in remembered)
     assert any(path.endswith(f"sensor_blobs/mini/{OTHER}") for path in remembered)
+
+
+def test_files_are_remembered_one_by_one_and_for_the_fingerprint(
+    own: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look(own, tmp_path)
+    read: list[Path] = []
+    whole = module.file_hash
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(module, "file_hash", watched)
+    logs = sorted((own.root / "navsim_logs/mini").glob("*.pkl"))
+    before = content_hashes(logs, tmp_path)
+    assert read == [], "the fingerprint has read them"
+    assert list(before) == logs
+    assert before[logs[0]] != before[logs[1]]
+    assert content_hashes(logs, None) == before
+    read.clear()
+    flip_byte(logs[0])
+    for _ in range(2):  # written just now, so it is never remembered
+        after = content_hashes(logs, tmp_path)
+        assert after[logs[0]] != before[logs[0]]
+        assert after[logs[1]] == before[logs[1]]
+    assert read == [logs[0]] * 2
+
+
+def test_hashes_are_remembered_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert hash_cache() == Path("/c/irl-vla")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    assert hash_cache() is None
 
 
 def test_a_broken_cache_is_made_anew(own: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -202,8 +241,7 @@ def test_a_generated_world_says_so_without_the_version_of_the_package(own: Datas
         replace(WORLD, inputs={"generator": "2"}),
     ):
         write(own, other, "0.1.0")
-        assert describe_difference(found, look(own)) == "the generator's settings, seed or version differ"
-    assert describe_difference(recorded, found).startswith("the kinds of data (recorded then, generated now) and")
+        assert changed(found, look(own)) == {"generator"}
 
 
 def test_bad_input_is_named(own: Dataset) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from irl_vla.dataset.config import SensorConfig
-from irl_vla.dataset.inventory import MissingSensor, SensorInventory, joined, sensor_inventory
+from irl_vla.dataset.inventory import MissingSensor, SensorInventory, inventory_of, joined, spread_inventory
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.log import LogMeta, write_log
 from irl_vla.dataset.scenes import iter_scenes, scene_refs, split_logs
 from irl_vla.dataset.sensors import write_image
+from irl_vla.dataset.splits import read_split
 from irl_vla.errors import LogFormatError
 
 from .example import CITY, LOG, gradient, log_frames, write_example
@@ -28,7 +29,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def look(dataset: Dataset, sensors: SensorConfig = SENSORS) -> SensorInventory:
-    return sensor_inventory(dataset, "train", sensors)
+    return spread_inventory(dataset, "train", sensors)
 
 
 def image(dataset: Dataset, log: str, frame: int) -> Path:
@@ -83,7 +84,8 @@ def test_only_what_a_policy_takes_is_looked_for(dataset: Dataset) -> None:
 
 def test_parts_join_to_the_whole(dataset: Dataset) -> None:
     image(dataset, OTHER, 3).unlink()
-    parts = [sensor_inventory(dataset, "train", SENSORS, [name]) for name in split_logs(dataset, "train")]
+    selection = read_split(dataset, "train")
+    parts = [inventory_of(dataset, selection, SENSORS, [name]) for name in split_logs(dataset, "train")]
     whole, found = look(dataset), joined(parts)
     assert (found.log_of, found.missing) == (whole.log_of, whole.missing)
 
@@ -107,11 +109,11 @@ def test_second_stage_scenes_have_sensors_of_their_own(tmp_path: Path) -> None:
     dataset = write_two_stage(tmp_path, asides=(0.0,))
     now, before = synthetic_token(LOG, "a-now"), synthetic_token(LOG, "a-before")
     write_scene(dataset, scene_dict(LOG, start=NOW, name="a-now", sensors=True))
-    found = sensor_inventory(dataset, SPLIT, SENSORS)
+    found = spread_inventory(dataset, SPLIT, SENSORS)
     assert list(found.log_of)[-2:] == [now, before]
     image = f"{LOG}/CAM_F0/{now}.jpg"
     assert found.missing[now][0] == MissingSensor("CAM_F0", image)
     assert found.missing[before][0] == MissingSensor("CAM_F0", None)
     write_image(dataset.root / SPLIT / "sensor_blobs" / image, gradient())
-    found = sensor_inventory(dataset, SPLIT, SENSORS)
+    found = spread_inventory(dataset, SPLIT, SENSORS)
     assert [item.sensor for item in found.missing[now]] == ["sweep 2", "sweep 3"], "they have no sweeps"

@@ -182,7 +182,7 @@ def test_a_store_of_an_older_schema_is_refused_with_the_way_to_rebuild_it(tmp_pa
     (tmp_path / "new.arrow").unlink()
     with pa.ipc.new_file(str(tmp_path / "old.arrow"), old) as writer:
         writer.write_batch(batch.cast(old))
-    with pytest.raises(CheckpointError, match="schema 3, found schema 1") as error:
+    with pytest.raises(CheckpointError, match="schema 4, found schema 1") as error:
         PreparedStore.open(tmp_path)
     assert f"rm -r {tmp_path}" in str(error.value)
     assert "irl-vla" in str(error.value)

@@ -5,7 +5,7 @@ import json
 import logging
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ import pytest
 from irl_vla.cli.commands import score as command
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import Dataset
+from irl_vla.dataset.maps.content import CITY_EPSG
+from irl_vla.dataset.maps.writer import map_path, write_map
 from irl_vla.dataset.scenes import scene_refs
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import LogFormatError, SceneError
 from irl_vla.geometry import Floats
 from irl_vla.judge import score_files as score
-from irl_vla.judge.fingerprint import fingerprint, read_fingerprint
+from irl_vla.judge.fingerprint import differences, fingerprint, read_fingerprint
 from irl_vla.judge.plan_file import write_plans
-from irl_vla.judge.prepare import FailedScene
+from irl_vla.judge.prepared_log import FailedScene
 from irl_vla.judge.score_files import BadToken, ScoreJob, score_files
-from tests.unit.dataset.example import LOG, write_example
+from tests.unit.dataset.example import CITY, LOG, map_content, strip, write_example
 from tests.unit.dataset.second_stage_example import SPLIT, write_two_stage
 from tests.unit.epdms.straight_road import plan
 
@@ -35,6 +37,11 @@ OTHER = LOG.replace("veh-01", "veh-02")
 def dataset(tmp_path: Path) -> Dataset:
     found: Dataset = write_example(tmp_path / "data", logs=(LOG, OTHER), count=14, sensors=False)
     return found
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def job(folder: Path, plans: dict[str, Floats], against: dict[str, Floats] | None = None, **changes: Any) -> ScoreJob:
@@ -202,10 +209,24 @@ def test_a_two_stage_split_is_judged_by_its_rule(tmp_path: Path, capsys: pytest.
     assert len(rows(tmp_path / "out" / "frames.csv")) + len(bad) == len(known)
 
 
-def test_the_cache_depends_on_data_and_filter(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_corrected_map_is_seen_in_the_cache(dataset: Dataset, tmp_path: Path) -> None:
+    plans, strict = dict.fromkeys(tokens(dataset), plan(10.0)), ScorerConfig(human_filter=False)
+    score_files(job(tmp_path, plans, prepared=None, scorer=strict))
+    before = rows(tmp_path / "out" / "frames.csv"), read_fingerprint(tmp_path / "out" / "results.csv")
+    content = map_content()
+    kerb, narrow = strip(0, 100, 2, 4), strip(0, 100, -4, -2.5)
+    lanes = tuple(replace(row, polygon={11: kerb, 12: narrow}.get(row.id, row.polygon)) for row in content.lanes)
+    groups = tuple(replace(row, polygon=narrow) if row.id == 21 else row for row in content.groups)
+    narrowed = replace(content, lanes=lanes, groups=groups)
+    write_map(map_path(dataset.maps_root, CITY), narrowed, CITY_EPSG[CITY])
+    score_files(job(tmp_path, plans, prepared=None, scorer=strict))
+    after = rows(tmp_path / "out" / "frames.csv"), read_fingerprint(tmp_path / "out" / "results.csv")
+    assert [float(row["dac"]) for row in before[0]] == [1.0] * 6
+    assert [float(row["dac"]) for row in after[0]] == [0.0] * 6, "the road is narrower than the car"
+    assert list(differences(before[1], after[1])) == ["dataset"]
+
+
+def test_the_cache_depends_on_data_and_filter(dataset: Dataset, tmp_path: Path) -> None:
     whole, part = score.cache_folder(dataset, "train"), score.cache_folder(dataset, "mini")
     assert whole.parent == part.parent == tmp_path / "cache" / "irl-vla" / "prepared"
     assert whole != part

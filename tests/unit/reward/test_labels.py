@@ -134,6 +134,13 @@ def test_a_folder_of_another_job_is_refused(world, in_process, tmp_path):
         write(world, tmp_path, CONFIG.with_overrides({"proposals.manoeuvre": 5}))
 
 
+def test_labels_of_another_scorer_are_refused(world, in_process, tmp_path, monkeypatch):
+    write(world, tmp_path)
+    monkeypatch.setattr(labelling, "SCORER_VERSION", 99)
+    with pytest.raises(ConfigError, match=r"scorer_version: \d+ then, 99 now"):
+        write(world, tmp_path)
+
+
 def test_a_label_of_the_vocabulary_is_an_index(world, in_process, tmp_path):
     proposals = ProposalConfig(vocabulary_size=8, vocabulary=64, policy=0, denoising=0, human=0)
     nothing = dict.fromkeys(("perturbed", "jittery", "off_road", "reversed", "hard_brake", "speeding", "manoeuvre"), 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from irl_vla.dataset.fingerprint import DatasetFingerprint
+from irl_vla.dataset.fingerprint import DatasetFingerprint, hash_cache
 from irl_vla.dataset.split_guard import SharedScenes, SplitOverlap
 from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.judge.for_each import ForEach, on_ray
@@ -179,9 +179,18 @@ def test_only_training_scenes_have_shifted_views(experiment: Experiment, monkeyp
     asked: dict[str, Any] = {}
 
     def prepare_split(
-        dataset: Any, split: str, views: Any, folder: Location, seed: int, *, skip_broken: bool, for_each: ForEach
+        dataset: Any,
+        split: str,
+        views: Any,
+        folder: Location,
+        seed: int,
+        *,
+        skip_broken: bool,
+        cache: Path,
+        for_each: ForEach,
     ) -> None:
         assert for_each is on_ray
+        assert cache == hash_cache(), "where the data set's fingerprint remembers what was read"
         asked[split] = (views, folder, seed)
 
     monkeypatch.setattr("irl_vla.judge.prepare.prepare_split", prepare_split)

@@ -13,7 +13,7 @@ from irl_vla.epdms.store import PreparedStore, write_shard
 from irl_vla.errors import SceneError
 from irl_vla.judge.fingerprint import read_fingerprint
 from irl_vla.judge.for_each import one_by_one
-from irl_vla.judge.prepare import prepare_log
+from irl_vla.judge.prepared_log import prepare_log
 from irl_vla.navsim.results import TWO_STAGE_SUMMARIES, read_results
 from irl_vla.stages import judge
 from irl_vla.stages.experiment import Experiment
@@ -31,9 +31,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("two_stage")
     dataset = write_two_stage(root / "data", logs=(LOG, OTHER), speed=5.0)
     for log in (LOG, OTHER):
-        scenes, failed = prepare_log(dataset, SPLIT, log, None, None, seed=0)
-        assert not failed
-        write_shard(root / "prepared" / f"{log}.arrow", scenes)
+        found = prepare_log(dataset, SPLIT, log, None, None, seed=0)
+        assert not found.failed
+        write_shard(root / "prepared" / f"{log}.arrow", found.scenes)
     finish_store(root / "prepared", {LOG: "1", OTHER: "2"})
     return dataset, PreparedStore.open(root / "prepared")
 

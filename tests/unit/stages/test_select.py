@@ -36,7 +36,15 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     def prepare_split(
-        dataset: Any, split: str, views: Any, folder: Any, seed: int, *, skip_broken: bool, for_each: ForEach
+        dataset: Any,
+        split: str,
+        views: Any,
+        folder: Any,
+        seed: int,
+        *,
+        skip_broken: bool,
+        cache: Any,
+        for_each: ForEach,
     ) -> PreparedStore:
         asked.append(split)
         scenes = [prepare_scene(scene, load_map(dataset, scene.map_name)) for scene in iter_scenes(dataset, split)]
