@@ -38,7 +38,6 @@ RAY_LAYERS = {"train", "rl", "stages", "cli", "pipelines"}
 RAY_MODULES = {
     "irl_vla/judge/for_each.py",
     "irl_vla/ledger/shards.py",
-    "irl_vla/reward/labels.py",
     "irl_vla/reward/backends.py",
 }
 MODULES = sorted([*ROOT.glob("irl_vla/**/*.py"), *ROOT.glob("pipelines/*.py")])
