@@ -2,6 +2,8 @@
 
 Readers want local files (memory maps, safetensors), so a remote file is fetched once into a cache of this machine;
 writers make a local file first and hand it over when it is whole, so no reader ever sees half of one.
+
+pyarrow is imported where it is used: an experiment's configuration names places and must load at once.
 """
 
 import hashlib
@@ -14,9 +16,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
-
-import pyarrow as pa
-import pyarrow.fs as pafs
 
 from irl_vla.errors import StorageError
 from irl_vla.ledger.files import atomic_path
@@ -86,6 +85,8 @@ class Location:
 
     def exists(self) -> bool:
         """True if there is a file, or a folder that holds something or was made."""
+        import pyarrow.fs as pafs
+
         with _named(self):
             return bool(self._info().type != pafs.FileType.NotFound)
 
@@ -113,6 +114,8 @@ class Location:
             FileNotFoundError: if it is not there.
             StorageError: if the store does not answer, now or later.
         """
+        import pyarrow as pa
+
         if self.is_local:
             with pa.memory_map(str(self.path)) as stream:
                 yield stream
@@ -157,6 +160,8 @@ class Location:
 
     def upload(self, source: Path) -> None:
         """Copies a local file or folder to here; of a folder, the record of an artefact comes last."""
+        import pyarrow.fs as pafs
+
         with _named(self):
             system, path = self._system()
             files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
@@ -170,6 +175,8 @@ class Location:
 
     def children(self) -> list[str]:
         """Names of the files and folders directly below, sorted; empty if there is no such folder."""
+        import pyarrow.fs as pafs
+
         with _named(self):
             system, path = self._system()
             found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
@@ -177,6 +184,8 @@ class Location:
 
     def delete(self) -> None:
         """Removes the file or the folder with all that is in it; fine if there is none."""
+        import pyarrow.fs as pafs
+
         if self.is_local:
             if self.path.is_dir() and not self.path.is_symlink():
                 shutil.rmtree(self.path)
@@ -197,6 +206,8 @@ class Location:
         Raises:
             StorageError: if the store does not answer.
         """
+        import pyarrow.fs as pafs
+
         if self.is_local:
             return self.path
         with _named(self):
@@ -218,6 +229,8 @@ class Location:
 
     def size_bytes(self) -> int:
         """Bytes of the file, or of all files below the folder; 0 if there is nothing."""
+        import pyarrow.fs as pafs
+
         with _named(self):
             system, path = self._system()
             info = system.get_file_info(path)
@@ -227,6 +240,8 @@ class Location:
             return sum(item.size for item in below if item.is_file)
 
     def _system(self) -> tuple[Any, str]:
+        import pyarrow.fs as pafs
+
         if self.is_local:
             return pafs.LocalFileSystem(), self.address
         return _remote_system(self.uri)
@@ -249,12 +264,16 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=256)
 def _remote_system(uri: str) -> tuple[Any, str]:
+    import pyarrow.fs as pafs
+
     system, path = pafs.FileSystem.from_uri(uri)
     return system, path
 
 
 def _fetch(system: Any, item: Any, target: Path) -> None:
     """Copies a remote file unless the copy is of its size and time."""
+    import pyarrow.fs as pafs
+
     stamp_ns = int(item.mtime_ns or 0)
     if target.is_file():
         known = target.stat()

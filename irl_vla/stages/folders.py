@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.errors import ConfigError, LogFormatError
+from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
 from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.artefact import Artefact, Identity, find_record
 from irl_vla.ledger.storage import Location
@@ -133,7 +133,7 @@ def pretrain(experiment: Experiment) -> Artefact:
 
 def label(experiment: Experiment) -> Artefact:
     """The label set."""
-    return _stage(experiment, "label", {"label": experiment.label}, _after(pretrain(experiment)))
+    return _stage(experiment, "label", {"label": experiment.label}, _after(_pretrained(experiment)))
 
 
 def train_reward(experiment: Experiment) -> Artefact:
@@ -179,7 +179,7 @@ def require_policies(experiment: Experiment) -> None:
     Raises:
         CheckpointError: if a policy, or the ego-status baseline, is not trained yet.
     """
-    stages = {"pretrain": pretrain, "finetune": finetune}
+    stages = {"pretrain": _pretrained, "finetune": finetune}
     for stage in dict.fromkeys(POLICIES[name].stage for name in experiment.evaluate.policies):
         if stage is not None:
             stages[stage](experiment).require()
@@ -286,6 +286,20 @@ def _after(stage: Artefact) -> dict[str, str]:
         CheckpointError: if it is not whole.
     """
     return {stage.folder.name: stage.require().fingerprint}
+
+
+def _pretrained(experiment: Experiment) -> Artefact:
+    """Imitation, if it was ever begun; where it was not, that is the news, and not that its data is missing too.
+
+    Raises:
+        CheckpointError: if there is no record of it.
+    """
+    folder = stage_folder(experiment, "pretrain")
+    if find_record(folder) is None:
+        raise CheckpointError(
+            f"{folder}: expected a finished stage pretrain, found nothing; run `irl-vla pretrain` first"
+        )
+    return pretrain(experiment)
 
 
 def _training_data(experiment: Experiment) -> dict[str, str]:

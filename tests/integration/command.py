@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from irl_vla.ledger.artefact import find_record
+from irl_vla.ledger.storage import Location
+
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.yaml"
 PROGRAM = Path(sys.executable).with_name("irl-vla")
@@ -39,6 +42,12 @@ def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     texts = [str(word) for word in (PROGRAM, *arguments)]
     pipes: Mapping[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(texts, cwd=folder, env=environment(), text=True, start_new_session=True, **pipes)
+
+
+def is_whole(folder: Path) -> bool:
+    """True if a stage's folder holds the record of a finished one."""
+    record = find_record(Location.of(folder))
+    return record is not None and record.whole
 
 
 def stamps(*folders: Path) -> dict[Path, tuple[int, int]]:

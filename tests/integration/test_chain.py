@@ -14,6 +14,7 @@ from irl_vla.judge.bank_plans import frames_of_bank
 from irl_vla.judge.judgement import GENERATED
 from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.checkpoint import load_checkpoint
+from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import child_runs, open_store
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
@@ -22,7 +23,7 @@ from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import SUBSCORES
 from irl_vla.stages import folders
 
-from .command import run, stamps
+from .command import is_whole, run, stamps
 from .conftest import Chain
 
 STAGES = ("pretrain", "label", "train_reward", "finetune")
@@ -44,7 +45,7 @@ def results(chain: Chain) -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def children(chain: Chain) -> dict[str, Any]:
-    client, experiment_id = open_store(chain.experiment.tracking, chain.seed)
+    client, experiment_id = open_store(chain.experiment.tracking, Location.of(chain.seed))
     (parent,) = client.search_runs([experiment_id], "attributes.run_name = 'chain, seed 0'")
     return {run.info.run_name: run for run in child_runs(client, experiment_id, parent.info.run_id)}
 
@@ -84,7 +85,7 @@ def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
     assert {name: len(frames_of_bank(bank)) for name, bank in banks.items()} == SCENES
     assert (banks["train"].view != "original").any()
     assert len({bank.perception_hash for bank in banks.values()}) == 1
-    labels = open_labels(chain.seed / "label")
+    labels = open_labels(chain.seed / "label" / "set")
     assert labels.tokens == tuple(banks["train"].token)
     assert labels.plans.shape[1] == experiment.label.proposals.count
     known = (labels.source == SOURCES.index("vocabulary")).sum()
@@ -97,7 +98,7 @@ def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
     reward = load_checkpoint(chain.seed / "train_reward" / "checkpoint", "reward")
     assert labels.fingerprint in reward.provenance.inputs.values()
     for stage in STAGES:
-        assert (chain.seed / stage / "finished.json").exists()
+        assert is_whole(chain.seed / stage)
 
 
 def test_every_stage_is_tracked_below_one_parent(chain: Chain, children: dict[str, Any]) -> None:
@@ -117,7 +118,7 @@ def test_every_stage_is_tracked_below_one_parent(chain: Chain, children: dict[st
 
 
 def test_artifacts_are_stored(chain: Chain, children: dict[str, Any]) -> None:
-    client, _ = open_store(chain.experiment.tracking, chain.seed)
+    client, _ = open_store(chain.experiment.tracking, Location.of(chain.seed))
 
     def stored(name: str, folder: str | None = None) -> set[str]:
         return {item.path for item in client.list_artifacts(children[name].info.run_id, folder)}

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import child_runs, open_store
 
-from .command import PATIENCE_S, run, stamps, start
+from .command import PATIENCE_S, is_whole, run, stamps, start
 from .conftest import Chain
 
 AXES = ("safety", "comfort", "efficiency")
@@ -36,7 +37,7 @@ def first_trial(chain: Chain) -> dict[Path, tuple[int, int]]:
     """Files of the trial that was whole at the interruption; the sweep is whole thereafter."""
     folder = chain.seed / "sweep"
     assert interrupt_after_first_trial(chain) == 130
-    assert not (folder / "finished.json").exists()
+    assert not is_whole(folder)
     assert not (folder / "trials.csv").exists()
     (whole,) = (path.parent for path in folder.glob("trials/*/result.json"))
     files = stamps(whole)
@@ -51,7 +52,7 @@ def trials(chain: Chain) -> list[dict[str, str]]:
 
 
 def sweep_runs(chain: Chain) -> dict[str, Any]:
-    client, experiment_id = open_store(chain.experiment.tracking, chain.seed)
+    client, experiment_id = open_store(chain.experiment.tracking, Location.of(chain.seed))
     (parent,) = client.search_runs([experiment_id], "attributes.run_name = 'chain, seed 0'")
     runs = child_runs(client, experiment_id, parent.info.run_id)
     return {run.info.run_id: run for run in runs if run.info.run_name.startswith("sweep")}
@@ -79,7 +80,7 @@ def test_trials_are_tracked_beside_the_sweep(chain: Chain, first_trial: dict[Pat
         if run_.info.run_name != "sweep":
             assert {f"weights.{axis}" for axis in AXES} <= set(run_.data.params)
             assert {"finetune/reward", "finetune/val_epdms"} <= set(run_.data.metrics)
-    client, _ = open_store(chain.experiment.tracking, chain.seed)
+    client, _ = open_store(chain.experiment.tracking, Location.of(chain.seed))
     (whole,) = (run for run in runs if run.info.run_name == "sweep")
     assert {item.path for item in client.list_artifacts(whole.info.run_id)} == {"trials.csv", "tradeoff.png"}
 
