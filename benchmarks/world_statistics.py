@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.cluster.vq import kmeans2
 
 from irl_vla.geometry import Floats, relative_to
-from irl_vla.reward.proposals import comparable, fit_vocabulary
+from irl_vla.reward.proposals import comparable
 from irl_vla.scene import FUTURE_FRAMES, PLAN_INTERVAL_S
 from irl_vla.world.config import SplitSizeConfig, WorldConfig
 from irl_vla.world.drive import drive
@@ -52,8 +52,7 @@ def generated_plans(logs: int, layouts: int, seed: int) -> Floats:
 
 def centres_of(plans: Floats, count: int, generator: np.random.Generator) -> Floats:
     """(K, 8, 3) k-means centres; Lloyd's iterations from a k-means++ start."""
-    start = comparable(fit_vocabulary(plans, count, generator, iterations=0))
-    points, _ = kmeans2(comparable(plans), start, iter=_ITERATIONS, minit="matrix", missing="warn")
+    points, _ = kmeans2(comparable(plans), count, iter=_ITERATIONS, minit="++", rng=generator)
     centres = points.reshape(-1, FUTURE_FRAMES, 3)
     centres[..., 2] /= _HEADING_M
     return np.asarray(centres, np.float64)

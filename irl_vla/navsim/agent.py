@@ -17,6 +17,7 @@ from irl_vla.geometry import Floats
 from irl_vla.navsim.devkit_types import AgentInput, EgoStatus, import_devkit
 from irl_vla.navsim.devkit_types import Camera as DevkitCamera
 from irl_vla.policy import deployment
+from irl_vla.policy.config import sensor_config
 from irl_vla.policy.vla import load_policy
 from irl_vla.scene import CAMERA_NAMES, COMMAND_NAMES, FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S, Camera
 
@@ -109,7 +110,7 @@ def _agent_class() -> Any:
             """Loads the policy from local files; the devkit calls it once in every worker."""
             policy, config = load_policy(deployment.checkpoint_folder(self._checkpoint))
             self._policy = policy.to(self._device)
-            self._sensors = deployment.sensor_config(config.encoder, self._allow_missing)
+            self._sensors = sensor_config(config.encoder, self._allow_missing)
 
         def get_sensor_config(self) -> Any:
             """The sensors that the policy reads; some scripts ask before they initialise the agent."""

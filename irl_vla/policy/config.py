@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from irl_vla.config import Config
+from irl_vla.dataset.config import SensorConfig
 
 MAX_SCENE_TOKENS = 192  # the token bank's row
 
@@ -236,3 +237,14 @@ class EncoderConfig(Config):
                 f"{cameras.height_px}x{cameras.width_px} px"
             )
         return self
+
+
+def sensor_config(encoder: EncoderConfig, allow_missing: bool) -> SensorConfig:
+    """The sensors that an encoder takes, at its sizes."""
+    return SensorConfig(
+        cameras=encoder.cameras.names,
+        image_height_px=encoder.cameras.height_px,
+        image_width_px=encoder.cameras.width_px,
+        lidar_history=encoder.lidar.sweep_indices,
+        allow_missing=allow_missing,
+    )

@@ -1,4 +1,4 @@
-"""A trained policy at the wheel: the sensors that it takes, and one observation to one plan."""
+"""A trained policy at the wheel: one observation to one plan."""
 
 from pathlib import Path
 from typing import Final
@@ -6,30 +6,17 @@ from typing import Final
 import numpy as np
 import torch
 
-from irl_vla.dataset.config import SensorConfig
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
 from irl_vla.ledger.artefact import find_record
 from irl_vla.ledger.checkpoint import KIND
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import collate
-from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.vla import Policy
 from irl_vla.scene import Observation
 
 #: Checkpoints below the folder of a training seed that can drive; the first that is there does.
 _BEST_FIRST: Final = ("finetune/checkpoint", "pretrain/policy")
-
-
-def sensor_config(encoder: EncoderConfig, allow_missing: bool) -> SensorConfig:
-    """The sensors that an encoder takes, at its sizes."""
-    return SensorConfig(
-        cameras=encoder.cameras.names,
-        image_height_px=encoder.cameras.height_px,
-        image_width_px=encoder.cameras.width_px,
-        lidar_history=encoder.lidar.sweep_indices,
-        allow_missing=allow_missing,
-    )
 
 
 def plan_of(policy: Policy, observation: Observation) -> Floats:

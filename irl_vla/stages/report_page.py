@@ -19,7 +19,7 @@ from irl_vla.judge.intervals import group_bootstrap
 from irl_vla.judge.judgement import GENERATED, REAL
 from irl_vla.judge.tables import read_judged_plans, write_csv
 from irl_vla.ledger.storage import Location
-from irl_vla.policy.deployment import sensor_config
+from irl_vla.policy.config import sensor_config
 from irl_vla.report.page import Section, write_page
 from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
 from irl_vla.rl.job import read_history

@@ -31,8 +31,7 @@ from irl_vla.ledger.owner import owned
 from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import encode_sample, encode_targets, stacked
-from irl_vla.policy.config import EncoderConfig
-from irl_vla.policy.deployment import sensor_config
+from irl_vla.policy.config import EncoderConfig, sensor_config
 from irl_vla.policy.token_bank import ORIGINAL
 from irl_vla.scene import FUTURE_FRAMES, Scene
 from irl_vla.train.config import SampleConfig

@@ -225,9 +225,9 @@ def test_two_workers_fit_three_members_and_keep_their_states_in_an_object_store(
     bucket: Location, tmp_path: Path
 ) -> None:
     bank, store = write_world(tmp_path, rows=24)
-    labels = LabelConfig(proposals=ProposalConfig(vocabulary_size=16), rows_per_shard=12)
+    labels = LabelConfig(proposals=ProposalConfig(vocabulary_size=16))
     write_labels(LabelInputs(bank, store), tmp_path / "labels", labels, ScorerConfig(), seed=0)
-    job = FitJob(bank, tmp_path / "labels", bucket / "training", REWARD, SEED)
+    job = FitJob(bank, Location.of(tmp_path / "labels"), bucket / "training", REWARD, SEED)
     heard: Heard = []
     spec = RunSpec("train-reward", "fit", job.folder, REWARD.steps, WORKERS, use_gpu=False, max_failures=0)
     state = run_training(fit_worker, job, spec, lambda metrics, step: heard.append((dict(metrics), step)))

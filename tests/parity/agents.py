@@ -13,7 +13,8 @@ from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.navsim.agent import CONFIG_PATH, NAME
 from irl_vla.navsim.submission import write_submission
 from irl_vla.policy.codec import PlanCodec
-from irl_vla.policy.deployment import plan_of, sensor_config
+from irl_vla.policy.config import sensor_config
+from irl_vla.policy.deployment import plan_of
 from irl_vla.policy.vla import build_policy, load_policy, save_policy
 from tests.unit.navsim.files import HEADER
 from tests.unit.policy.test_planner_core import human_plans

@@ -14,7 +14,7 @@ from irl_vla.dataset.splits import read_split
 from irl_vla.errors import IrlVlaError
 from irl_vla.judge.policies import POLICIES, Role
 from irl_vla.ledger.storage import RECORD_NAME
-from irl_vla.policy.deployment import sensor_config
+from irl_vla.policy.config import sensor_config
 from irl_vla.scene import Scene
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import data_root

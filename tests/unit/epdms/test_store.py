@@ -22,7 +22,6 @@ from irl_vla.epdms.store import (
     write_shard,
 )
 from irl_vla.errors import CheckpointError, SceneError, StorageError
-from irl_vla.ledger import storage
 from irl_vla.ledger.artefact import Artefact, Identity
 from irl_vla.ledger.storage import Location
 
@@ -235,7 +234,7 @@ def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
     def fails(path: str) -> Any:
         raise PermissionError(errno.EACCES, "no", path)
 
-    monkeypatch.setattr(storage.pa, "memory_map", fails)
+    monkeypatch.setattr(pa, "memory_map", fails)
     with pytest.raises(PermissionError):
         PreparedStore.open(tmp_path)
 

@@ -123,4 +123,4 @@ def test_frames_that_are_not_prepared_are_counted_and_named(store: Any, caplog: 
     assert prepared_frames(store, frames("a", "b"), "test") == frames("a", "b")
     assert not caplog.text
     assert prepared_frames(store, frames("a", "lost", "b", "gone"), "test") == frames("a", "b")
-    assert "split test: 2 of 4 scenes are not prepared and left out: lost, gone" in caplog.text
+    assert "2 of 4 scenes are missing and left out: lost, gone" in caplog.text

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
 from irl_vla.errors import StorageError
-from irl_vla.ledger import storage
 from irl_vla.ledger.storage import Location
 
 PATIENCE_S = 60.0
@@ -104,7 +104,7 @@ def test_parts_of_a_file_are_read_without_the_rest(place):
 def test_threads_may_fetch_one_folder_at_the_same_time(bucket, monkeypatch):
     place = bucket / "at-once"
     (place / "a.txt").write_text("whole")
-    begun, go_on, copy = threading.Event(), threading.Event(), storage.pafs.copy_files
+    begun, go_on, copy = threading.Event(), threading.Event(), pafs.copy_files
 
     def copy_files(*args, **options):
         copy(*args, **options)
@@ -112,7 +112,7 @@ def test_threads_may_fetch_one_folder_at_the_same_time(bucket, monkeypatch):
             begun.set()
             assert go_on.wait(PATIENCE_S)
 
-    monkeypatch.setattr(storage.pafs, "copy_files", copy_files)
+    monkeypatch.setattr(pafs, "copy_files", copy_files)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(place.local)
         assert begun.wait(PATIENCE_S)

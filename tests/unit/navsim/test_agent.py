@@ -23,7 +23,8 @@ from irl_vla.ledger.storage import Location
 from irl_vla.navsim.agent import CONFIG_PATH, devkit_readings, irl_vla_agent
 from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PlanCodec
-from irl_vla.policy.deployment import checkpoint_folder, plan_of, sensor_config
+from irl_vla.policy.config import sensor_config
+from irl_vla.policy.deployment import checkpoint_folder, plan_of
 from irl_vla.policy.planner import pack_tokens
 from irl_vla.policy.vla import build_policy, load_policy, save_policy
 from irl_vla.scene import Scene

@@ -60,7 +60,7 @@ def test_a_file_that_lacks_scenes_is_written_and_found_wanting(tmp_path: Path, t
 def test_plans_of_a_policy(tmp_path: Path, tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def prepared(experiment: Any, split: str) -> dict[str, Any]:
+    def prepared(experiment: Any, split: str, source: Any) -> dict[str, Any]:
         asked.append(split)
         return dict.fromkeys(tokens, scene(10.0))
 

@@ -122,7 +122,7 @@ def test_labels_of_two_commits_are_told_once(world, in_process, tmp_path, monkey
     with caplog.at_level(logging.WARNING):
         write(world, tmp_path)
         write(world, tmp_path)
-    assert caplog.text.count("begun with code 1.0 at aaaaaaaaaaaa, goes on with 1.0 at bbbbbbbbbbbb") == 1
+    assert caplog.text.count("begun with code 1.0 at aaaaaaaa, goes on with 1.0 at bbbbbbbb") == 1
     assert len(find_record(Location.of(tmp_path)).code) == 2
 
 
