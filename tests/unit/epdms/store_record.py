@@ -4,9 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import KIND, SCHEMA_VERSION, read_entry, shard_names, write_index
 from irl_vla.ledger.artefact import Artefact, Identity
 from irl_vla.ledger.storage import Location
+
+
+class Store(dict[str, PreparedScene]):
+    """Prepared scenes in memory, with the record that tells what they were made from."""
+
+    folder: Path
 
 
 def finish_store(

@@ -8,7 +8,6 @@ import pytest
 
 from irl_vla.dataset.splits import StagePair
 from irl_vla.epdms.config import ScorerConfig
-from irl_vla.epdms.records import PreparedScene
 from irl_vla.errors import SceneError
 from irl_vla.judge import judgement
 from irl_vla.judge.fingerprint import read_fingerprint, sidecar
@@ -16,17 +15,11 @@ from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import REAL, JudgeSettings, frames_to_judge, judge, write_judgement
 from irl_vla.judge.one_stage import FrameId, prepared_frames
 from irl_vla.judge.tables import write_csv
-from tests.unit.epdms.store_record import finish_store
+from tests.unit.epdms.store_record import Store, finish_store
 from tests.unit.epdms.straight_road import plan, scene
 
 SETTINGS = JudgeSettings(ScorerConfig(), against=["slow"], samples=100, seed=0, title="a table", origin=REAL)
 PAIR = StagePair("now", "before", (("now2", "before2"),))
-
-
-class Store(dict[str, PreparedScene]):
-    """Prepared scenes in memory, with the record that tells what they were made from."""
-
-    folder: Path
 
 
 @pytest.fixture

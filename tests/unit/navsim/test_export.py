@@ -15,6 +15,7 @@ from irl_vla.judge.plan_file import write_plans
 from irl_vla.navsim.submission import read_submission
 from irl_vla.stages import folders, session
 from tests.unit.dataset.example import write_example
+from tests.unit.epdms.store_record import Store
 from tests.unit.epdms.straight_road import scene
 from tests.unit.navsim.files import plans
 
@@ -60,9 +61,11 @@ def test_a_file_that_lacks_scenes_is_written_and_found_wanting(tmp_path: Path, t
 def test_plans_of_a_policy(tmp_path: Path, tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def prepared(experiment: Any, split: str, source: Any) -> dict[str, Any]:
+    def prepared(experiment: Any, split: str, source: Any) -> Store:
         asked.append(split)
-        return dict.fromkeys(tokens, scene(10.0))
+        found = Store(dict.fromkeys(tokens, scene(10.0)))
+        found.folder = tmp_path / "prepared"
+        return found
 
     monkeypatch.setattr(folders, "prepared", prepared)
     monkeypatch.setattr(session, "ray_session", lambda config: nullcontext())

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from irl_vla.dataset.splits import SceneRef
-from irl_vla.epdms.records import PreparedScene
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.judgement import GENERATED, REAL
@@ -21,7 +20,7 @@ from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import read_results
 from irl_vla.stages import folders, judge
 from irl_vla.stages.experiment import Experiment
-from tests.unit.epdms.store_record import finish_store
+from tests.unit.epdms.store_record import Store, finish_store
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
 
 #: token to (log, seconds, scene): one free road, one behind a slow car.
@@ -32,12 +31,6 @@ SCENES: dict[str, tuple[str, float, dict[str, Any]]] = {
     "b0": ("slow", 0.0, SLOW),
     "b1": ("slow", 0.5, SLOW),
 }
-
-
-class Store(dict[str, PreparedScene]):
-    """Prepared scenes in memory, with the record that tells what they were made from."""
-
-    folder: Path
 
 
 @pytest.fixture
