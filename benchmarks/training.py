@@ -1,6 +1,6 @@
 """Training under Ray Train against a bare loop on the same batches, for imitation and for the reward model.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/training.py [--steps 120]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.training [--steps 120]
 Uses the samples, bank and drawn labels of ``tests/golden/curves`` (networks of configs/smoke.yaml, a world of some
 logs). The bare loop reads a batch, then steps, in one process and one thread; under Ray one worker reads batches ahead,
 logs losses every 20 steps and hands in one state at the end. The first 20 steps of both are not counted.

@@ -124,6 +124,7 @@ def test_a_killed_labelling_goes_on_from_its_whole_shards(
     np.testing.assert_array_equal(resumed.progress_m, straight.progress_m)
 
 
+@pytest.mark.slow
 def test_two_actors_write_the_same_shards_as_one(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

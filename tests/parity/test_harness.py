@@ -187,6 +187,7 @@ def test_the_data_set_passes_the_check(dataset: Dataset) -> None:
     assert {split for folder in report.folders for split in folder.splits} >= set(SPLITS)
 
 
+@pytest.mark.slow
 def test_plans_pass_and_fail_and_a_devkit_that_agrees_is_told_from_one_that_does_not(
     dataset: Dataset, devkit: list[Path], tmp_path: Path
 ) -> None:
