@@ -20,7 +20,7 @@ from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.policy.token_bank import BankRows, bank_artefact, finish_bank, write_bank_shard
+from irl_vla.policy.token_bank import BankRows, Encoded, bank_artefact, finish_bank, write_bank_shard
 from irl_vla.policy.vla import build_policy, perception_hash, save_policy, token_layout
 from irl_vla.rl import task
 from irl_vla.rl.config import FinetuneConfig
@@ -65,7 +65,7 @@ def make_task(folder: Path, config: FinetuneConfig) -> tuple[TaskSpec, ChainTask
     )
     bank = bank_artefact(Location.of(folder / "bank"), layout, perception_hash(policy.encoder), "random")
     tokens = rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32)
-    finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [(tokens, rows)])})
+    finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [Encoded(tokens, rows)])})
     spec = TaskSpec(folder / "policy", folder / "bank", folder, folder, folder, ScorerConfig(), config, seed=0)
     task.make_backend = lambda *args, **kwargs: FreeBackend()
     return spec, replace(open_task(spec), pair=False)

@@ -14,7 +14,15 @@ import torch
 
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import EncoderConfig
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, finish_bank, write_bank_shard
+from irl_vla.policy.token_bank import (
+    BankRows,
+    Encoded,
+    TokenBank,
+    TokenLayout,
+    bank_artefact,
+    finish_bank,
+    write_bank_shard,
+)
 from irl_vla.reward.backends import ModelBackend
 from irl_vla.reward.comfort import history_comforts
 from irl_vla.reward.config import BackendConfig, RewardModelConfig
@@ -48,7 +56,7 @@ def write_bank(folder: Path) -> TokenBank:
     )
     bank = bank_artefact(Location.of(folder), layout, "benchmark", "random")
     tokens = generator.normal(size=(ROWS, layout.total, layout.width))
-    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [(tokens, columns)])})
+    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [Encoded(tokens, columns)])})
 
 
 def plans_a_second(call: Callable[[], object], plans: int) -> float:

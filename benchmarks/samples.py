@@ -15,7 +15,15 @@ import numpy as np
 from irl_vla.dataset.config import DataConfig
 from irl_vla.dataset.layout import open_dataset
 from irl_vla.ledger.storage import Location
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, finish_bank, write_bank_shard
+from irl_vla.policy.token_bank import (
+    BankRows,
+    Encoded,
+    TokenBank,
+    TokenLayout,
+    bank_artefact,
+    finish_bank,
+    write_bank_shard,
+)
 from irl_vla.stages.experiment import load_experiment
 from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train.config import SampleConfig
@@ -98,7 +106,7 @@ def gather(folder: Path) -> None:
             has_plan=np.ones(ROWS_A_LOG, np.bool_),
             has_human=np.ones(ROWS_A_LOG, np.bool_),
         )
-        shards[f"log-{log:03d}"] = write_bank_shard(bank, f"log-{log:03d}", layout, [(tokens[part], rows)])
+        shards[f"log-{log:03d}"] = write_bank_shard(bank, f"log-{log:03d}", layout, [Encoded(tokens[part], rows)])
     finish_bank(bank, shards)
     start = time.perf_counter()
     opened = TokenBank.open(folder / "bank")

@@ -38,7 +38,8 @@ def imitate(folder: Path, steps: int, after: After) -> None:
     config = experiment.pretrain.model_copy(update={"steps": steps})
     policy = build_policy(experiment.model, fit_codec(samples, experiment.model.planner.mode_floor), experiment.seed)
     subject = Trainee(policy, ImitationModel(policy, config), *imitation.make_optimiser(policy, config))
-    train_steps(subject, samples, config, steps=range(steps), seed=0, rank=ALONE, after=after)
+    phase = imitation.imitate(subject, samples, config, seed=0)
+    train_steps(phase, range(steps), config, seed=0, rank=ALONE, after=after)
 
 
 def fit(folder: Path, steps: int, after: After) -> None:

@@ -44,6 +44,8 @@ OFFICIAL_SUBSCORES: Final[Mapping[str, str]] = {
     "ec": "two_frame_extended_comfort",
 }
 SUBSCORES: Final = tuple(OFFICIAL_SUBSCORES)
+#: What the score reads from a map, as fields over a grid around the ego, metres; see ``epdms.road_fields``.
+ROAD_FIELDS: Final = ("drivable", "on_route", "intersection", "lane_offset", "progress", "red_light")
 
 HISTORY_FRAMES: Final = 4  # includes the current frame
 FUTURE_FRAMES: Final = 8

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from irl_vla.dataset.config import TargetConfig
 from irl_vla.dataset.views import imitated_plan
-from irl_vla.geometry import Floats, relative_to
-from irl_vla.scene import OBJECT_NAMES, PLAN_INTERVAL_S, MapView, Scene
+from irl_vla.geometry import Floats, compose, relative_to
+from irl_vla.scene import FUTURE_FRAMES, OBJECT_NAMES, PLAN_INTERVAL_S, MapView, Scene
 
 #: Channels of the map raster. Drivable is the drivable area of the score: roadblocks, intersections and car parks.
 RASTER_CLASSES: Final = (
@@ -43,11 +43,15 @@ class BoxTargets:
         boxes: (N, 9) x, y, z, length, width, height, heading, vx, vy (absolute velocity).
         classes: (N,) int64 index into ``OBJECT_NAMES``.
         track_tokens: N tokens.
+        futures: (N, 8, 3) x, y, heading of the box centre at 0.5 .. 4.0 s, in the current ego frame; 0 where unknown.
+        future_known: (N, 8) bool, True where the log has the object at that time.
     """
 
     boxes: Floats
     classes: NDArray[np.int64]
     track_tokens: tuple[str, ...]
+    futures: Floats
+    future_known: NDArray[np.bool_]
 
 
 class MetaAction(NamedTuple):
@@ -89,11 +93,31 @@ def box_targets(scene: Scene, config: TargetConfig) -> BoxTargets:
     inside = (x >= config.x_min_m) & (x < config.x_max_m) & (y >= config.y_min_m) & (y < config.y_max_m)
     classes = np.array([OBJECT_NAMES.index(name) if name in OBJECT_NAMES else -1 for name in objects.names], np.int64)
     kept = np.flatnonzero(inside & (classes >= 0))
+    track_tokens = tuple(objects.track_tokens[index] for index in kept)
+    futures, known = _futures(scene, track_tokens)
     return BoxTargets(
         boxes=np.concatenate([objects.boxes[kept], objects.velocity_mps[kept, :2]], axis=1),
         classes=classes[kept],
-        track_tokens=tuple(objects.track_tokens[index] for index in kept),
+        track_tokens=track_tokens,
+        futures=futures,
+        future_known=known,
     )
+
+
+def _futures(scene: Scene, track_tokens: tuple[str, ...]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Where tracks will be, (N, 8, 3) in the current ego frame, and where the log knows it, (N, 8)."""
+    futures = np.zeros((len(track_tokens), FUTURE_FRAMES, 3))
+    known = np.zeros(futures.shape[:2], np.bool_)
+    here = scene.current.ego.pose_global
+    for step, frame in enumerate(scene.future[:FUTURE_FRAMES]):
+        place = {token: index for index, token in enumerate(frame.objects.track_tokens)}
+        found = [(row, place[token]) for row, token in enumerate(track_tokens) if token in place]
+        if found:
+            rows, there = map(list, zip(*found, strict=True))
+            origin = relative_to(here, frame.ego.pose_global)
+            futures[rows, step] = compose(origin, frame.objects.boxes[there][:, [0, 1, 6]])
+            known[rows, step] = True
+    return futures, known
 
 
 def map_raster(scene: Scene, map_view: MapView, config: TargetConfig) -> NDArray[np.uint8]:

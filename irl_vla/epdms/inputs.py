@@ -23,6 +23,7 @@ from irl_vla.epdms.drivers import traffic_start
 from irl_vla.epdms.polygons import Bools, Ints
 from irl_vla.epdms.records import POLYGON_LAYERS, ROLLOUT_STEPS, Polygons, PreparedScene
 from irl_vla.epdms.reference import DEFAULT_SPEED_LIMIT_MPS, RedConnectors, Reference, plan_reference
+from irl_vla.epdms.road_fields import JudgedRoads
 from irl_vla.epdms.road_rules import road_geometry
 from irl_vla.epdms.tracks import STEPS_PER_FRAME, TRACK_FRAMES, FrameObjects, frame_objects, interpolate_tracks
 from irl_vla.errors import MapError, SceneError
@@ -73,8 +74,8 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlannedScene:
-    """The route side of a prepared scene, and the reference with the proposals it was chosen from.
+class FollowedRoute:
+    """The route side of a scene: what the map parts of the score are read from.
 
     Attributes:
         repair: of the route.
@@ -92,6 +93,13 @@ class PlannedScene:
     area: DrivableMap
     polygons: Polygons
     on_route: Bools
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedScene:
+    """The route side of a prepared scene, and the reference with the proposals it was chosen from."""
+
+    followed: FollowedRoute
     reference: Reference
 
 
@@ -122,10 +130,10 @@ def prepare_scene(scene: Scene, map_view: MapView) -> PreparedScene:
         history_states=np.stack([ego_state(frame) for frame in history]),
         human_plan=scene.human_plan() if scene.has_human else None,
         reference_poses=planned.reference.poses,
-        centerline=planned.centreline.points,
-        polygons=planned.polygons,
-        polygon_layer=planned.area.layer,
-        polygon_on_route=planned.on_route,
+        centerline=planned.followed.centreline.points,
+        polygons=planned.followed.polygons,
+        polygon_layer=planned.followed.area.layer,
+        polygon_on_route=planned.followed.on_route,
         tracks=tracks,
         red_lights=lights.polygons,
         red_active=active,
@@ -139,10 +147,38 @@ def plan_scene(map_view: MapView, moment: Moment) -> PlannedScene:
     Raises:
         SceneError: if there is no route, no lane on it, or no usable speed limit.
     """
-    token, pose = moment.token, moment.state[:3]
-    if not moment.route:
+    followed = follow_route(map_view, moment.token, moment.state[:3], moment.route)
+    limit = map_view.lane(followed.start_lane).speed_limit_mps
+    if limit is not None and limit <= 0:
+        raise SceneError(
+            f"scene {moment.token}: expected a positive speed limit of lane {followed.start_lane}, found {limit} m/s"
+        )
+    path = followed.centreline
+    reference = plan_reference(
+        moment.state,
+        moment.objects,
+        _red_on(map_view, followed.lane_ids, moment.red_connectors),
+        path,
+        speed_limit_mps=DEFAULT_SPEED_LIMIT_MPS if limit is None else limit,
+        roads=road_geometry(followed.polygons, followed.area.layer, followed.on_route, path.points),
+    )
+    return PlannedScene(followed, reference)
+
+
+def follow_route(map_view: MapView, token: str, pose: Floats, route: Sequence[str]) -> FollowedRoute:
+    """Repairs a route and finds the lanes and the centreline to follow.
+
+    Args:
+        token: of the scene, for errors.
+        pose: (3,) global rear axle of the ego.
+        route: block ids without repeats, of ``driving.route.distinct_blocks``.
+
+    Raises:
+        SceneError: if there is no route or no lane on it.
+    """
+    if not route:
         raise SceneError(f"scene {token}: expected a route in its current frame, found none; leave the scene out")
-    repair = repair_route(map_view, pose, moment.route)
+    repair = repair_route(map_view, pose, route)
     lane_ids = lanes_of(map_view, repair.blocks)
     area = drivable_map(map_view, rear_axle_to_centre(pose)[:2])
     start_lane = find_start_lane(map_view, pose, lane_ids, area.ids, shapely.STRtree(area.shapes))
@@ -150,19 +186,39 @@ def plan_scene(map_view: MapView, moment: Moment) -> PlannedScene:
         raise SceneError(f"scene {token}: expected lanes in the blocks of its route, found none; leave the scene out")
     search = search_lanes(map_view, start_lane, repair.blocks)
     path = centreline(map_view, search.lane_ids)
-    polygons, on_route = polygons_of(area.shapes), area.on_route(lane_ids)
-    limit = map_view.lane(start_lane).speed_limit_mps
-    if limit is not None and limit <= 0:
-        raise SceneError(f"scene {token}: expected a positive speed limit of lane {start_lane}, found {limit} m/s")
-    reference = plan_reference(
-        moment.state,
-        moment.objects,
-        _red_on(map_view, lane_ids, moment.red_connectors),
-        path,
-        speed_limit_mps=DEFAULT_SPEED_LIMIT_MPS if limit is None else limit,
-        roads=road_geometry(polygons, area.layer, on_route, path.points),
+    return FollowedRoute(
+        repair=repair,
+        lane_ids=lane_ids,
+        start_lane=start_lane,
+        search=search,
+        centreline=path,
+        area=area,
+        polygons=polygons_of(area.shapes),
+        on_route=area.on_route(lane_ids),
     )
-    return PlannedScene(repair, lane_ids, start_lane, search, path, area, polygons, on_route, reference)
+
+
+def judged_roads(scene: Scene, map_view: MapView) -> JudgedRoads:
+    """What the map parts of the score read in the current frame of a scene; no future is looked at.
+
+    Raises:
+        SceneError: naming the token, if there is no route, no lane on it, or the map does not know it.
+    """
+    now = scene.current
+    try:
+        route = distinct_blocks(map_view, now.roadblock_ids)
+        followed = follow_route(map_view, scene.token, now.ego.pose_global, route)
+        red = _red_on(map_view, lanes_of(map_view, route), _red_connectors(now))
+    except MapError as error:
+        raise SceneError(f"scene {scene.token} of log {scene.log_name}: {error}") from error
+    return JudgedRoads(
+        pose=np.asarray(now.ego.pose_global, np.float64),
+        polygons=followed.polygons,
+        layer=followed.area.layer,
+        on_route=followed.on_route,
+        centerline=followed.centreline.points,
+        red=red.polygons,
+    )
 
 
 def ego_state(frame: Frame) -> Floats:

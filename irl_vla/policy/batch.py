@@ -11,15 +11,16 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
+from irl_vla.dataset.targets import Targets
 from irl_vla.errors import ConfigError, SceneError
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.instruction import encode_instruction
 from irl_vla.policy.perception.lidar import rasterise_sweeps
-from irl_vla.policy.sample_layout import BOX_VALUES, Layout, sample_layout, target_layout
-from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, OBJECT_NAMES, Observation
+from irl_vla.policy.sample_layout import Layout, sample_layout, target_layout
+from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES, OBJECT_NAMES, ROAD_FIELDS, Observation
 
 IGNORED = -1  # class of a padded box, action of a scene without a plan to imitate
 
@@ -75,13 +76,21 @@ class PerceptionTargets:
     Attributes:
         boxes: (B, M, 9) float32 x, y, z, length, width, height, heading, vx, vy in the ego frame (absolute velocity).
         box_classes: (B, M) int64 index into ``OBJECT_NAMES``, -1 on padding.
+        futures: (B, M, 8, 3) float32 x, y, heading of the boxes at 0.5 .. 4.0 s in the current ego frame.
+        future_known: (B, M, 8) bool, False where the log does not know and on padding.
         raster: (B, classes, rows, columns) float32, 1 where a map class covers a cell of the grid.
+        fields: (B, 6, rows, columns) float32 metres in the order of ``ROAD_FIELDS``.
+        has_fields: (B,) bool, False where the scene has no route that the map knows.
         meta_action: (B, 2) int64 index of the speed and of the path action of the plan to imitate, -1 where unknown.
     """
 
     boxes: Tensor
     box_classes: Tensor
+    futures: Tensor
+    future_known: Tensor
     raster: Tensor
+    fields: Tensor
+    has_fields: Tensor
     meta_action: Tensor
 
     def __len__(self) -> int:
@@ -160,54 +169,56 @@ def collate(observations: Sequence[Observation], config: EncoderConfig) -> Obser
 
 
 def encode_targets(
-    boxes: ArrayLike, box_classes: ArrayLike, raster: ArrayLike, meta_action: ArrayLike, config: EncoderConfig
+    targets: Targets, fields: NDArray[np.floating[Any]] | None, config: EncoderConfig
 ) -> dict[str, NDArray[Any]]:
     """Turns one scene's targets into their compact form.
 
     Boxes outside the grid are left out: no head can predict them. Of more than ``max_boxes`` the nearest are kept.
 
     Args:
-        boxes: (n, 9) x, y, z, length, width, height, heading, vx, vy in the ego frame.
-        box_classes: (n,) indices into ``OBJECT_NAMES``.
-        raster: (classes, rows, columns) of 0 and 1; rows along x from the rear, columns along y from the right.
-        meta_action: (2,) speed and path action, -1 where unknown.
+        targets: on the encoder's grid.
+        fields: (6, rows, columns) of ``epdms.road_fields``; None where the scene has none.
 
     Raises:
-        ConfigError: if the raster does not have the configured shape or an action index is not configured.
+        ConfigError: if raster or fields do not have the configured shape or an action index is not configured.
     """
-    values = np.asarray(boxes, np.float32).reshape(-1, BOX_VALUES)
-    classes = np.asarray(box_classes, np.int64).reshape(-1)
     grid, size = config.grid, config.perception.max_boxes
+    values, classes = targets.boxes.boxes.astype(np.float32), targets.boxes.classes
     inside = (values[:, 0] >= grid.x_min_m) & (values[:, 0] < grid.x_max_m)
     inside &= (values[:, 1] >= grid.y_min_m) & (values[:, 1] < grid.y_max_m)
     inside &= (classes >= 0) & (classes < len(OBJECT_NAMES))
     nearest = np.flatnonzero(inside)
     nearest = nearest[np.argsort(np.hypot(*values[nearest, :2].T), kind="stable")][:size]
-    padded, padded_classes = np.zeros((size, BOX_VALUES), np.float32), np.full(size, IGNORED, np.int64)
-    padded[: len(nearest)], padded_classes[: len(nearest)] = values[nearest], classes[nearest]
 
-    actions = np.asarray(meta_action, np.int64)
+    actions = np.asarray(targets.meta_action, np.int64)
     language = config.semantic.language
     limits = np.array([len(language.speed_actions), len(language.path_actions)])
-    if actions.shape != (2,) or (actions < IGNORED).any() or (actions >= limits).any():
+    if (actions < IGNORED).any() or (actions >= limits).any():
         raise ConfigError(f"meta action: expected two indices in -1..{limits - 1}, found {actions.tolist()}")
-    targets: dict[str, NDArray[Any]] = {
-        "boxes": padded,
-        "box_classes": padded_classes,
-        "raster": np.asarray(raster),
+    encoded: dict[str, NDArray[Any]] = {
+        "boxes": _padded(values[nearest], size, 0),
+        "box_classes": _padded(classes[nearest], size, IGNORED),
+        "futures": _padded(targets.boxes.futures[nearest], size, 0),
+        "future_known": _padded(targets.boxes.future_known[nearest], size, False),
+        "raster": targets.raster,
+        "fields": np.zeros((len(ROAD_FIELDS), grid.rows, grid.columns)) if fields is None else fields,
+        "has_fields": np.asarray(fields is not None),
         "meta_action": actions,
     }
-    return _conform(targets, target_layout(config), "perception targets")
+    return _conform(encoded, target_layout(config), "perception targets")
 
 
 def target_batch(arrays: Mapping[str, NDArray[Any]]) -> PerceptionTargets:
     """Targets from stacked compact ones, name to (B, ...)."""
-    return PerceptionTargets(
-        boxes=torch.from_numpy(arrays["boxes"]),
-        box_classes=torch.from_numpy(arrays["box_classes"]),
-        raster=torch.from_numpy(arrays["raster"]).to(torch.float32),
-        meta_action=torch.from_numpy(arrays["meta_action"]),
-    )
+    tensor = {item.name: torch.from_numpy(arrays[item.name]) for item in fields(PerceptionTargets)}
+    return PerceptionTargets(**tensor | {name: tensor[name].to(torch.float32) for name in ("raster", "fields")})
+
+
+def _padded(values: NDArray[Any], size: int, padding: float) -> NDArray[Any]:
+    """Rows (n, ...) followed by padding, (size, ...)."""
+    result = np.full((size, *values.shape[1:]), padding, values.dtype)
+    result[: len(values)] = values
+    return result
 
 
 def _conform(arrays: Mapping[str, NDArray[Any]], layout: Layout, where: str) -> dict[str, NDArray[Any]]:

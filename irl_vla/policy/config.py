@@ -38,8 +38,8 @@ class GridConfig(Config):
         ):
             if count < 1 or abs(count * self.cell_m - (high - low)) > 1e-6:
                 raise ValueError(f"{axis} range [{low}, {high}] m must be a positive multiple of cell_m={self.cell_m}")
-            if count % 2:
-                raise ValueError(f"{count} cells along {axis}: must be even, cameras are lifted to half the resolution")
+            if count % 4:
+                raise ValueError(f"{count} cells along {axis}: must be a multiple of 4, features halve twice")
         return self
 
 
@@ -166,8 +166,9 @@ class PerceptionConfig(Config):
         pillar_heights_m: heights over each cell of the coarse grid at which image features are sampled.
         fine_channels: channels of the LiDAR features and the map of heads, at grid resolution.
         coarse_channels: channels at half of it, where camera and LiDAR are fused.
-        coarse_blocks: residual blocks at half resolution.
+        deep_channels, deep_blocks: channels and residual blocks at a quarter of it, where a cell sees the whole scene.
         object_tokens: highest peaks of the detection head that become tokens.
+        motion_modes: futures that are predicted for each object.
         bev_tokens, map_tokens: (rows, columns) of token patches; must divide half of the grid.
         map_classes: number of raster classes of the map head.
         max_boxes: rows of the padded box targets.
@@ -178,8 +179,10 @@ class PerceptionConfig(Config):
     pillar_heights_m: tuple[float, ...] = (0.0, 1.0)
     fine_channels: PositiveInt = 32
     coarse_channels: PositiveInt = 48
-    coarse_blocks: PositiveInt = 2
+    deep_channels: PositiveInt = 64
+    deep_blocks: PositiveInt = 2
     object_tokens: PositiveInt = 30
+    motion_modes: PositiveInt = 3
     bev_tokens: tuple[PositiveInt, PositiveInt] = (8, 8)
     map_tokens: tuple[PositiveInt, PositiveInt] = (8, 4)
     map_classes: PositiveInt = 7
@@ -187,11 +190,14 @@ class PerceptionConfig(Config):
 
 
 class LossWeights(Config):
-    """Weights of the encoder's losses in the imitation loss."""
+    """Weights of the encoder's losses in the imitation loss; ``velocity`` is apart from the other values of a box."""
 
     heatmap: NonNegativeFloat = 1.0
-    box: NonNegativeFloat = 1.0
+    box: NonNegativeFloat = 2.0
+    velocity: NonNegativeFloat = 1.0
     map: NonNegativeFloat = 1.0
+    fields: NonNegativeFloat = 1.0
+    motion: NonNegativeFloat = 0.3
     answer: NonNegativeFloat = 0.2
 
 

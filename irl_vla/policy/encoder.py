@@ -9,14 +9,41 @@ from torch import Tensor, nn
 from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, SceneTokens
 from irl_vla.policy.config import EncoderConfig, LossWeights
 from irl_vla.policy.perception.bev import BevEncoder, BevFeatures
-from irl_vla.policy.perception.heads import DetectionHead, Detections, MapHead, PatchTokens
+from irl_vla.policy.perception.fields import FieldHead
+from irl_vla.policy.perception.heads import (
+    DetectionHead,
+    Detections,
+    MapHead,
+    PatchTokens,
+    box_cells,
+    decode_boxes,
+    gather_cells,
+)
 from irl_vla.policy.perception.image import ImageBackbone
 from irl_vla.policy.perception.layers import mlp
 from irl_vla.policy.perception.losses import box_loss, heatmap_loss, heatmap_target, map_loss
+from irl_vla.policy.perception.motion import Futures, MotionHead, motion_loss
 from irl_vla.policy.semantic import SemanticReasoning, answer_indices
 from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES
 
 _HISTORY_FEATURES = 8  # x, y, sin, cos, vx, vy, ax, ay
+
+
+class Seen(NamedTuple):
+    """What 3D reasoning makes of a batch.
+
+    Attributes:
+        features: over the grid, from which everything else is read.
+        heatmap, box_map: detection head's maps; see ``DetectionHead``.
+        map_logits: (B, classes, rows, columns).
+        fields: (B, 6, rows, columns) metres in the order of ``ROAD_FIELDS``.
+    """
+
+    features: BevFeatures
+    heatmap: Tensor
+    box_map: Tensor
+    map_logits: Tensor
+    fields: Tensor
 
 
 class Perception(NamedTuple):
@@ -24,16 +51,13 @@ class Perception(NamedTuple):
 
     Attributes:
         tokens: the scene tokens.
-        heatmap, box_map: detection head's maps; see ``DetectionHead``.
-        map_logits: (B, classes, rows, columns).
+        seen: by 3D reasoning.
         detections: decoded boxes, no gradient.
         answer_logits: (B, T, vocabulary), None unless targets were given.
     """
 
     tokens: SceneTokens
-    heatmap: Tensor
-    box_map: Tensor
-    map_logits: Tensor
+    seen: Seen
     detections: Detections
     answer_logits: Tensor | None
 
@@ -65,6 +89,8 @@ class SceneEncoder(nn.Module):
         self.bev = BevEncoder(config, self.image.channels)
         self.detection = DetectionHead(config)
         self.map = MapHead(config)
+        self.fields = FieldHead(config)
+        self.motion = MotionHead(config)
         coarse = (grid.rows // 2, grid.columns // 2)
         self.bev_tokens = PatchTokens(perception.coarse_channels, coarse, perception.bev_tokens, config)
         self.ego = EgoEncoder(config.width)
@@ -80,25 +106,28 @@ class SceneEncoder(nn.Module):
             targets: only the meta-action is read, to teach the answer; no token depends on it.
         """
         answers = None if targets is None else answer_indices(targets.meta_action, self.config.semantic.language)[0]
-        semantic = self.semantic(batch, answers)
-        features = self.bev_features(batch)
-        heatmap, box_map = self.detection(features)
-        detections = self.detection.decode(heatmap, box_map)
-        map_logits = self.map(features)
+        semantic, seen = self.semantic(batch, answers), self.see(batch)
+        detections = self.detection.decode(seen.heatmap, seen.box_map)
         tokens = SceneTokens(
             meta=semantic.meta,
-            bev=self.bev_tokens(features.coarse),
-            map=self.map.tokens(map_logits),
-            object=self.detection.tokens(features, detections),
+            bev=self.bev_tokens(seen.features.coarse),
+            map=self.map.tokens(seen.map_logits),
+            object=self.detection.tokens(seen.features, detections),
             ego=self.ego(batch),
         )
-        return Perception(tokens, heatmap, box_map, map_logits, detections, semantic.answer_logits)
+        return Perception(tokens, seen, detections, semantic.answer_logits)
 
-    def bev_features(self, batch: ObservationBatch) -> BevFeatures:
-        """Fused camera and LiDAR features over the grid."""
+    def see(self, batch: ObservationBatch) -> Seen:
+        """3D reasoning alone: no language model, no tokens."""
         images = self.image(batch.images.flatten(0, 1)).unflatten(0, batch.camera_valid.shape)
         features: BevFeatures = self.bev(batch, images, self.image.stride)
-        return features
+        heatmap, box_map = self.detection(features)
+        return Seen(features, heatmap, box_map, self.map(features), self.fields(features))
+
+    def futures(self, seen: Seen, detections: Detections) -> Futures:
+        """Where the detected objects will be."""
+        futures: Futures = self.motion(seen.features, detections.boxes, detections.class_scores, detections.cells)
+        return futures
 
     def losses(self, perception: Perception, targets: PerceptionTargets) -> dict[str, Tensor]:
         """Unweighted scalar losses by the names of ``LossWeights``.
@@ -111,14 +140,29 @@ class SceneEncoder(nn.Module):
         """
         if perception.answer_logits is None:
             raise ValueError("losses need perceive(batch, targets): the answer is taught by teacher forcing")
-        grid, boxes, classes = self.config.grid, targets.boxes, targets.box_classes
         answers, known = answer_indices(targets.meta_action, self.config.semantic.language)
+        answer = self.semantic.answer_loss(perception.answer_logits, answers, known)
+        return {**self.sight_losses(perception.seen, targets), "answer": answer}
+
+    def sight_losses(self, seen: Seen, targets: PerceptionTargets) -> dict[str, Tensor]:
+        """Those of 3D reasoning alone."""
+        grid, boxes, classes = self.config.grid, targets.boxes, targets.box_classes
+        box = box_loss(seen.box_map, boxes, classes, self.detection.centres, grid)
         return {
-            "heatmap": heatmap_loss(perception.heatmap, heatmap_target(boxes, classes, grid)),
-            "box": box_loss(perception.box_map, boxes, classes, self.detection.centres, grid),
-            "map": map_loss(perception.map_logits, targets.raster),
-            "answer": self.semantic.answer_loss(perception.answer_logits, answers, known),
+            "heatmap": heatmap_loss(seen.heatmap, heatmap_target(boxes, classes, grid)),
+            "box": box.shape,
+            "velocity": box.velocity,
+            "map": map_loss(seen.map_logits, targets.raster),
+            "fields": self.fields.loss(seen.fields, targets.fields, targets.has_fields),
+            "motion": motion_loss(self.futures_at(seen, boxes), targets.futures[..., :2], targets.future_known),
         }
+
+    def futures_at(self, seen: Seen, boxes: Tensor) -> Futures:
+        """Futures from the cells of the centres of true boxes (B, M, 9), as the boxes there are predicted."""
+        cells, grid = box_cells(boxes, self.config.grid), self.config.grid
+        predicted = decode_boxes(gather_cells(seen.box_map, cells), self.detection.centres[cells], grid.cell_m)
+        futures: Futures = self.motion(seen.features, predicted, gather_cells(seen.heatmap, cells).sigmoid(), cells)
+        return futures
 
     def predict_meta_actions(self, batch: ObservationBatch) -> Tensor:
         """(B, 2) speed and path action that the language model answers."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.perception.lidar import raster_shape
-from irl_vla.scene import HISTORY_FRAMES
+from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, ROAD_FIELDS
 
 #: Name -> (shape, data type) of the arrays of one scene.
 Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]
@@ -37,6 +37,10 @@ def target_layout(config: EncoderConfig) -> Layout:
     return {
         "boxes": ((perception.max_boxes, BOX_VALUES), np.float32),
         "box_classes": ((perception.max_boxes,), np.int64),
+        "futures": ((perception.max_boxes, FUTURE_FRAMES, 3), np.float32),
+        "future_known": ((perception.max_boxes, FUTURE_FRAMES), np.bool_),
+        "fields": ((len(ROAD_FIELDS), grid.rows, grid.columns), np.float16),
+        "has_fields": ((), np.bool_),
         "raster": ((perception.map_classes, grid.rows, grid.columns), np.uint8),
         "meta_action": ((2,), np.int64),
     }

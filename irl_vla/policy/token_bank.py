@@ -1,13 +1,15 @@
 """Token bank: what frozen perception makes of every scene view, as memory-mapped Arrow shards, one a log.
 
-From here on nothing touches an image. A row holds the packed scene tokens in half precision and what proposals,
-rewards and fine-tuning need beside them. Whoever reads a bank checks the hash of the perception that wrote it.
+From here on nothing touches an image. A row holds the packed scene tokens in half precision, what perception says in
+metres (``sight``), and what proposals, rewards and fine-tuning need beside them. Whoever reads a bank checks the hash of
+the perception that wrote it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,10 +19,11 @@ from irl_vla.ledger.arrays import SUFFIX, RowLayout, Rows, ShardedRows, write_ro
 from irl_vla.ledger.artefact import Artefact, Identity, require_record
 from irl_vla.ledger.shards import shard_path
 from irl_vla.ledger.storage import Location
+from irl_vla.policy.sight import Sight, SightLayout, read_sight
 from irl_vla.scene import FUTURE_FRAMES, HISTORY_FRAMES, are_pair
 
 KIND: Final = "token_bank"
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 REMEDY: Final = "run `irl-vla pretrain`"
 ORIGINAL: Final = "original"  # the view that is not shifted
 
@@ -49,10 +52,12 @@ class TokenLayout:
     Attributes:
         counts: tokens of each kind, in order: meta, bev, map, object, ego.
         width: D.
+        sight: of what is kept beside the tokens; None where a bank holds tokens alone.
     """
 
     counts: Mapping[str, int]
     width: int
+    sight: SightLayout | None = None
 
     @property
     def total(self) -> int:
@@ -100,6 +105,20 @@ class BankRows:
 
     def __len__(self) -> int:
         return len(self.token)
+
+
+class Encoded(NamedTuple):
+    """A batch of b rows of a bank.
+
+    Attributes:
+        tokens: (b, N, D).
+        rows: that they are of.
+        sight: columns of ``SightLayout.stored``, if the bank keeps them.
+    """
+
+    tokens: NDArray[np.floating[Any]]
+    rows: BankRows
+    sight: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +174,9 @@ class TokenBank:
                 f"{folder}: expected tokens of perception {perception_hash}, found those of {found}; "
                 f"use the bank that was written with this checkpoint, or {remedy} again"
             )
-        layout = TokenLayout(dict(record.identity.settings["tokens"]), record.identity.settings["width"])
+        settings = record.identity.settings
+        sight = settings["sight"] and SightLayout(**settings["sight"])
+        layout = TokenLayout(dict(settings["tokens"]), settings["width"], sight)
         shards = dict(record.facts["shards"])
         stored = ShardedRows.open(folder, shards, bank_columns(layout), record.fingerprint, remedy)
         rows = BankRows(**{name: stored.column(name) for name in ROW_LAYOUT})
@@ -180,6 +201,16 @@ class TokenBank:
         """Packed tokens (B, N, D) of rows (B,), copied from disk."""
         return self._stored.take("tokens", rows)
 
+    def sight(self, rows: ArrayLike) -> Sight:
+        """What perception says of rows (B,), copied from disk.
+
+        Raises:
+            CheckpointError: if the bank holds tokens alone.
+        """
+        if self.layout.sight is None:
+            raise CheckpointError(f"{self.place}: expected a bank with fields and boxes, found tokens alone; {REMEDY}")
+        return read_sight({name: self._stored.take(name, rows) for name in self.layout.sight.stored})
+
 
 def columns_of(rows: BankRows) -> dict[str, NDArray[Any]]:
     """The columns by name."""
@@ -195,26 +226,25 @@ def bank_artefact(
         samples: fingerprint of what is encoded.
         remedy: the command that makes it.
     """
-    settings = {"tokens": [list(item) for item in layout.counts.items()], "width": layout.width}
+    settings = {
+        "tokens": [list(item) for item in layout.counts.items()],
+        "width": layout.width,
+        "sight": layout.sight and asdict(layout.sight),
+    }
     inputs = {"perception": perception_hash, "samples": samples}
     return Artefact(folder, Identity(KIND, SCHEMA, settings, inputs, {}), remedy)
 
 
-def write_bank_shard(
-    bank: Artefact, name: str, layout: TokenLayout, batches: Iterable[tuple[NDArray[np.floating[Any]], BankRows]]
-) -> int:
+def write_bank_shard(bank: Artefact, name: str, layout: TokenLayout, batches: Iterable[Encoded]) -> int:
     """Writes one shard of a bank; returns its rows.
-
-    Args:
-        batches: tokens (b, N, D) and the rows that they are of.
 
     Raises:
         CheckpointError: if a token is not finite in half precision.
     """
 
     def columns() -> Iterator[Rows]:
-        for tokens, rows in batches:
-            yield {"tokens": _half(tokens, rows, layout, bank.folder), **columns_of(rows)}
+        for tokens, rows, sight in batches:
+            yield {"tokens": _half(tokens, rows, layout, bank.folder), **columns_of(rows), **sight}
 
     with shard_path(bank.folder, name, SUFFIX).writing() as path:
         return write_rows(path, bank_columns(layout), columns(), bank.fingerprint)
@@ -247,7 +277,8 @@ def link_frames(rows: BankRows) -> NDArray[np.int64]:
 
 def bank_columns(layout: TokenLayout) -> RowLayout:
     """What a row of a bank holds."""
-    return {"tokens": ((layout.total, layout.width), np.float16), **ROW_LAYOUT}
+    sight = {} if layout.sight is None else layout.sight.stored
+    return {"tokens": ((layout.total, layout.width), np.float16), **ROW_LAYOUT, **sight}
 
 
 def _half(

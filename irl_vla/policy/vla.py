@@ -19,6 +19,7 @@ from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.encoder import SceneEncoder
 from irl_vla.policy.planner import DiffusionPlanner
 from irl_vla.policy.planner_config import PlannerConfig, PolicyConfig
+from irl_vla.policy.sight import sight_layout
 from irl_vla.policy.token_bank import TokenLayout
 
 PRETRAIN_STAGE: Final = "pretrain"
@@ -45,8 +46,8 @@ class Policy(nn.Module):
 
 
 def token_layout(config: EncoderConfig) -> TokenLayout:
-    """How the encoder's tokens are packed."""
-    return TokenLayout(config.token_counts, config.width)
+    """How the encoder's tokens are packed, and what is kept beside them."""
+    return TokenLayout(config.token_counts, config.width, sight_layout(config))
 
 
 def build_chain(config: PlannerConfig, layout: TokenLayout, codec: PlanCodec) -> DenoisingChain:

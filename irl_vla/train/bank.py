@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from irl_vla.ledger.arrays import SUFFIX, open_shard, unfit_shards
 from irl_vla.ledger.artefact import Artefact
@@ -16,10 +17,13 @@ from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import observation_batch
 from irl_vla.policy.encoder import SceneEncoder
+from irl_vla.policy.perception.heads import Detections
+from irl_vla.policy.perception.motion import Futures
 from irl_vla.policy.planner import pack_tokens
+from irl_vla.policy.sight import stored_fields
 from irl_vla.policy.token_bank import (
     REMEDY,
-    BankRows,
+    Encoded,
     TokenBank,
     TokenLayout,
     bank_artefact,
@@ -119,18 +123,35 @@ class BankWriter:
         shard = open_shard(path, stored_layout(record), record.fingerprint, bank.remedy)
         return write_bank_shard(bank, log_name, self._layout, self._encoded(shard.rows_of(), shard.rows))
 
-    def _encoded(self, columns: dict[str, NDArray[Any]], count: int) -> Iterator[tuple[NDArray[Any], BankRows]]:
+    def _encoded(self, columns: dict[str, NDArray[Any]], count: int) -> Iterator[Encoded]:
         for start in range(0, count, _ROWS_PER_BATCH):
-            part = {name: values[start : start + _ROWS_PER_BATCH] for name, values in columns.items()}
-            yield encode(self._encoder, part, self._device), bank_rows(part)
+            yield encode(
+                self._encoder,
+                {name: values[start : start + _ROWS_PER_BATCH] for name, values in columns.items()},
+                self._device,
+            )
 
 
-def encode(encoder: SceneEncoder, columns: dict[str, NDArray[Any]], device: torch.device) -> NDArray[np.float32]:
-    """Packed tokens (b, N, D) of rows of samples."""
+def encode(encoder: SceneEncoder, columns: dict[str, NDArray[Any]], device: torch.device) -> Encoded:
+    """Rows of samples as a policy perceives them."""
     with torch.inference_mode():
-        tokens = pack_tokens(encoder(observation_batch(columns).to(device)))
-    result: NDArray[np.float32] = tokens.float().cpu().numpy()
-    return result
+        perception = encoder.perceive(observation_batch(columns).to(device))
+        futures = encoder.futures(perception.seen, perception.detections)
+    tokens: NDArray[np.float32] = pack_tokens(perception.tokens).float().cpu().numpy()
+    return Encoded(tokens, bank_rows(columns), sight_columns(perception.seen.fields, perception.detections, futures))
+
+
+def sight_columns(fields: Tensor, detections: Detections, futures: Futures) -> dict[str, NDArray[Any]]:
+    """What is predicted for b scenes, as a bank keeps it (``SightLayout.stored``)."""
+    kept = {
+        "boxes": detections.boxes,
+        "object_scores": detections.class_scores,
+        "futures": futures.positions,
+        "future_chances": futures.logits.softmax(-1),
+        "future_spread_m": futures.spread_m,
+    }
+    halves = {name: values.cpu().numpy().astype(np.float16) for name, values in kept.items()}
+    return {"fields": stored_fields(fields.cpu().numpy()), **halves}
 
 
 def _encode_shards(

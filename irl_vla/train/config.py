@@ -45,10 +45,25 @@ class EgoMlpConfig(Config):
     learning_rate: PositiveFloat = 1e-3
 
 
+class SightConfig(Config):
+    """3D reasoning alone, before anything else is trained: half the cost of a step of imitation.
+
+    Attributes:
+        steps: 0 leaves this phase out.
+        batch_size: scenes of a batch, of each worker.
+    """
+
+    steps: NonNegativeInt = 0
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1.5e-3
+
+
 class ImitationConfig(Config):
     """Imitation of the human plans, and of the ways back to the logged path from shifted views.
 
     Attributes:
+        sight: the phase before.
+        steps: of imitation.
         batch_size: scenes of a batch, of each worker.
         encoder_factor: learning rate of the encoder, relative to the planner's.
         warmup_fraction: share of the steps in which the learning rate rises.
@@ -64,6 +79,7 @@ class ImitationConfig(Config):
         log_every: steps between reported losses.
     """
 
+    sight: SightConfig = SightConfig()
     steps: PositiveInt = 3000
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 5e-4

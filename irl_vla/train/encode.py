@@ -24,6 +24,8 @@ from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.dataset.targets import build_targets
 from irl_vla.dataset.views import imitated_plan, scene_views
+from irl_vla.epdms.inputs import judged_roads
+from irl_vla.epdms.road_fields import FieldGrid, road_fields
 from irl_vla.errors import SceneError
 from irl_vla.ledger.arrays import SUFFIX, Rows, unfit_shards, write_rows
 from irl_vla.ledger.artefact import Artefact, Identity
@@ -31,9 +33,9 @@ from irl_vla.ledger.owner import owned
 from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import encode_sample, encode_targets, stacked
-from irl_vla.policy.config import EncoderConfig, sensor_config
+from irl_vla.policy.config import EncoderConfig, GridConfig, sensor_config
 from irl_vla.policy.token_bank import ORIGINAL
-from irl_vla.scene import FUTURE_FRAMES, Scene
+from irl_vla.scene import FUTURE_FRAMES, MapView, Scene
 from irl_vla.train.config import SampleConfig
 from irl_vla.train.loop import session_cpus
 from irl_vla.train.samples import KIND, REMEDY, SCHEMA, Samples, layout_facts, open_samples, sample_columns
@@ -272,10 +274,17 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> Rows:
         "has_plan": np.asarray(plan is not None),
         "has_human": np.asarray(view.has_human),
         **encode_sample(build_observation(view, sensors, config), job.encoder),
-        **encode_targets(
-            targets.boxes.boxes, targets.boxes.classes, targets.raster, targets.meta_action, config=job.encoder
-        ),
+        **encode_targets(targets, fields_of(view, map_view, job.encoder.grid), job.encoder),
     }
+
+
+def fields_of(view: Scene, map_view: MapView, grid: GridConfig) -> NDArray[np.float32] | None:
+    """What the score reads from the map around a scene; None where there is no route to follow."""
+    try:
+        roads = judged_roads(view, map_view)
+    except SceneError:
+        return None
+    return road_fields(roads, FieldGrid(grid.x_min_m, grid.y_min_m, grid.cell_m, grid.rows, grid.columns))
 
 
 def in_batches(rows: Iterable[Rows], size: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -5,6 +5,7 @@ from typing import Final
 from irl_vla.ledger.arrays import row_bytes
 from irl_vla.ledger.estimate import Estimate
 from irl_vla.policy.config import EncoderConfig
+from irl_vla.policy.sight import sight_layout
 from irl_vla.policy.token_bank import TokenLayout, bank_columns
 from irl_vla.train.samples import sample_columns
 
@@ -39,5 +40,5 @@ def bank_estimate(rows: int, encoder: EncoderConfig) -> Estimate:
         rows: of the samples.
         encoder: gives the size of a row.
     """
-    columns = bank_columns(TokenLayout(encoder.token_counts, encoder.width))
+    columns = bank_columns(TokenLayout(encoder.token_counts, encoder.width, sight_layout(encoder)))
     return Estimate("token bank", rows, 0, rows * _TOKENS_S / 3600, rows * row_bytes(columns))

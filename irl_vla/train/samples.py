@@ -16,7 +16,7 @@ from irl_vla.policy.sample_layout import sample_layout, target_layout
 from irl_vla.policy.token_bank import ROW_LAYOUT, BankRows
 
 KIND: Final = "samples"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 REMEDY: Final = "run `irl-vla pretrain`"
 #: Columns of the token bank that an encoded observation has under another name.
 _OBSERVED: Final = {"ego_history": "history"}

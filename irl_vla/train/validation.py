@@ -1,8 +1,9 @@
-"""What imitation is judged by while it trains: displacement, true score, and answers."""
+"""What imitation is judged by while it trains: displacement, true score, answers, and what perception sees."""
 
 import logging
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,11 @@ from irl_vla.epdms.store import PreparedStore
 from irl_vla.errors import SceneError
 from irl_vla.geometry import Floats
 from irl_vla.judge.one_stage import FrameId, SplitScores, join_scores, score_split
-from irl_vla.policy.batch import IGNORED, observation_batch
+from irl_vla.policy.batch import IGNORED, observation_batch, target_batch
+from irl_vla.policy.encoder import SceneEncoder, Seen
+from irl_vla.policy.perception.heads import Detections
+from irl_vla.policy.perception.motion import Futures
+from irl_vla.policy.perception.quality import SightSums, measure, sight_metrics
 from irl_vla.policy.semantic import answer_accuracy
 from irl_vla.policy.vla import Policy
 from irl_vla.scene import FUTURE_FRAMES
@@ -21,6 +26,7 @@ from irl_vla.train.loop import ALONE, Rank
 from irl_vla.train.samples import Samples
 
 _ROWS_PER_BATCH = 32
+Part = TypeVar("Part")
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +39,15 @@ class Predicted:
         rows: (R,) of the samples.
         plans: (R, 8, 3), deterministic.
         answers: (R, 2) meta-actions that the language model answered.
+        sight: what perception saw; None without rows.
         scores: true scores of the rows that are prepared; None without any.
     """
 
     rows: NDArray[np.int64]
     plans: Floats
     answers: NDArray[np.int64]
-    scores: SplitScores | None
+    sight: SightSums | None
+    scores: SplitScores | None = None
 
 
 def validate(
@@ -59,7 +67,7 @@ def validate(
 
     Returns:
         ``ade_m`` and ``fde_m`` against the human plan; sub-scores and ``epdms`` (means over frames); accuracy of the
-        language model's answer beside that of always giving the most frequent one.
+        language model's answer beside that of always giving the most frequent one; ``perception.quality``'s figures.
 
     Raises:
         SceneError: if none of the scenes is prepared.
@@ -67,13 +75,25 @@ def validate(
     rows = chosen_rows(samples, logs)
     judged = None if store is None else prepared_rows(samples, rows, store, tell=rank.number == 0)
     mine = rows[own_share(samples.rows.log_name[rows], rank)]
-    plans, answers = predict(policy, samples, mine, rank.device)
-    scores = None
+    own = predict(policy, samples, mine, rank.device)
     if store is not None and judged is not None and np.isin(mine, judged).any():
         frames = [frame_of(samples, row) for row in mine if row in set(judged.tolist())]
-        by_token = {str(samples.rows.token[row]): plan for row, plan in zip(mine, plans, strict=True)}
-        scores = score_split(store, frames, by_token, scorer)
-    return _metrics(samples, gathered(Predicted(mine, plans, answers, scores), rank))
+        by_token = {str(samples.rows.token[row]): plan for row, plan in zip(mine, own.plans, strict=True)}
+        own = replace(own, scores=score_split(store, frames, by_token, scorer))
+    return _metrics(samples, gathered(own, rank))
+
+
+def validate_sight(encoder: SceneEncoder, samples: Samples, *, logs: int, rank: Rank = ALONE) -> dict[str, float]:
+    """Judges perception alone, as long as there is no policy; otherwise as :func:`validate`."""
+    rows = chosen_rows(samples, logs)
+    mine = rows[own_share(samples.rows.log_name[rows], rank)]
+    sight = None
+    with torch.inference_mode():
+        for taken in _batches(samples, mine):
+            seen = encoder.see(observation_batch(taken).to(rank.device))
+            sight = _added(sight, _sight(encoder, seen, encoder.detection.decode(seen.heatmap, seen.box_map), taken))
+    parts = [part for part in gathered_parts(sight, rank) if part is not None]
+    return sight_metrics(sum(parts[1:], start=parts[0]))
 
 
 def own_share(log_names: NDArray[np.str_], rank: Rank) -> NDArray[np.bool_]:
@@ -85,15 +105,25 @@ def gathered(own: Predicted, rank: Rank) -> Predicted:
     """What all workers predicted, on each of them."""
     if rank.world_size == 1:
         return own
-    parts: list[Any] = [None] * rank.world_size
-    torch.distributed.all_gather_object(parts, own)
+    parts = gathered_parts(own, rank)
     scores = [part.scores for part in parts if part.scores is not None]
+    sight = [part.sight for part in parts if part.sight is not None]
     return Predicted(
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.plans for part in parts]),
         np.concatenate([part.answers for part in parts]),
+        sum(sight[1:], start=sight[0]) if sight else None,
         join_scores(scores) if scores else None,
     )
+
+
+def gathered_parts(own: Part, rank: Rank) -> list[Part]:
+    """What every worker has, in their order."""
+    if rank.world_size == 1:
+        return [own]
+    parts: list[Any] = [None] * rank.world_size
+    torch.distributed.all_gather_object(parts, own)
+    return parts
 
 
 def _metrics(samples: Samples, found: Predicted) -> dict[str, float]:
@@ -102,6 +132,10 @@ def _metrics(samples: Samples, found: Predicted) -> dict[str, float]:
     if bool((actual != IGNORED).all(dim=1).any()):
         accuracy = answer_accuracy(torch.from_numpy(found.answers), actual)
         metrics |= {"answer_accuracy": accuracy.both, "answer_majority": accuracy.majority_both}
+        metrics |= {"answer_speed": accuracy.speed, "answer_speed_majority": accuracy.majority_speed}
+        metrics |= {"answer_path": accuracy.path, "answer_path_majority": accuracy.majority_path}
+    if found.sight is not None:
+        metrics |= sight_metrics(found.sight)
     if found.scores is not None:
         metrics |= found.scores.means()
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
@@ -115,17 +149,34 @@ def chosen_rows(samples: Samples, logs: int) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(samples.rows.log_name, names))
 
 
-def predict(
-    policy: Policy, samples: Samples, rows: NDArray[np.int64], device: torch.device | str
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Deterministic plans (R, 8, 3) and answered meta-actions (R, 2) of rows."""
+def predict(policy: Policy, samples: Samples, rows: NDArray[np.int64], device: torch.device | str) -> Predicted:
+    """Deterministic plans, answered meta-actions and sight of rows."""
     plans, answers = [np.zeros((0, FUTURE_FRAMES, 3), np.float32)], [np.zeros((0, 2), np.int64)]
+    sight = None
     with torch.inference_mode():
-        for start in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = observation_batch(samples.take(rows[start : start + _ROWS_PER_BATCH])).to(device)
-            plans.append(policy(batch).cpu().numpy())
+        for taken in _batches(samples, rows):
+            batch = observation_batch(taken).to(device)
+            perception = policy.encoder.perceive(batch)
+            plans.append(policy.plans_from(perception.tokens).cpu().numpy())
             answers.append(policy.encoder.predict_meta_actions(batch).cpu().numpy())
-    return np.concatenate(plans).astype(np.float64), np.concatenate(answers)
+            sight = _added(sight, _sight(policy.encoder, perception.seen, perception.detections, taken))
+    return Predicted(rows, np.concatenate(plans).astype(np.float64), np.concatenate(answers), sight)
+
+
+def _batches(samples: Samples, rows: NDArray[np.int64]) -> Iterator[dict[str, NDArray[Any]]]:
+    for start in range(0, len(rows), _ROWS_PER_BATCH):
+        yield samples.take(rows[start : start + _ROWS_PER_BATCH])
+
+
+def _sight(encoder: SceneEncoder, seen: Seen, detections: Detections, taken: Mapping[str, NDArray[Any]]) -> SightSums:
+    """Sums of a batch, on the CPU."""
+    futures = encoder.futures(seen, detections)
+    found = Detections(*(part.cpu() for part in detections)), Futures(*(part.cpu() for part in futures))
+    return measure(seen.map_logits.cpu(), seen.fields.cpu(), *found, target_batch(taken))
+
+
+def _added(sums: SightSums | None, more: SightSums) -> SightSums:
+    return more if sums is None else sums + more
 
 
 def displacement(plans: Floats, samples: Samples, rows: NDArray[np.int64]) -> dict[str, float]:

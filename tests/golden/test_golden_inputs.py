@@ -51,9 +51,9 @@ def test_the_synthetic_scenes_exercise_the_hard_cases():
         rows = {name: groups.get(row["token"], []) for name, groups in parts.items()}
         view = map_of(row["token"], *(rows[name] for name in names[:3]))
         planned.append((row, plan_scene(view, moment_of(row, view, rows["tracks_now"], rows["lights_now"]))))
-    assert sum(list(planned.repair.blocks) != row["route_in"] for row, planned in planned) >= 10
-    assert sum(planned.repair.blocks != planned.repair.before_loop_cut for _, planned in planned) >= 5
-    assert any(not planned.search.found for _, planned in planned)
+    assert sum(list(planned.followed.repair.blocks) != row["route_in"] for row, planned in planned) >= 10
+    assert sum(planned.followed.repair.blocks != planned.followed.repair.before_loop_cut for _, planned in planned) >= 5
+    assert any(not planned.followed.search.found for _, planned in planned)
     assert any((planned.reference.details.tlc == 0).any() for _, planned in planned)
     assert any((planned.reference.states[..., 1] < 0).any() for _, planned in planned)
     assert any(planned.reference.touched for _, planned in planned)

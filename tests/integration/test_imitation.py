@@ -38,6 +38,7 @@ from irl_vla.train.imitation import (
     PretrainInputs,
     Trainee,
     fit_codec,
+    imitate,
     make_optimiser,
     sample_job,
     train_steps,
@@ -109,10 +110,9 @@ def trainee(samples: Samples) -> Trainee:
 def run(subject: Trainee, samples: Samples, steps: range) -> list[float]:
     losses: list[float] = []
     train_steps(
-        subject,
-        samples,
+        imitate(subject, samples, CONFIG, seed=9),
+        steps,
         CONFIG,
-        steps=steps,
         seed=9,
         rank=ALONE,
         after=lambda _, metrics: losses.append(metrics["pretrain/loss_total"]),

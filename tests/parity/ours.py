@@ -134,7 +134,7 @@ def _prepared(scene: Scene, view: MapView, ready: PreparedScene) -> dict[str, An
         "ego": _unwrapped(ready.ego_state[:3]),
         "reference": _unwrapped(ready.reference_poses),
         "centreline": ready.centerline.tolist(),
-        "route_lane_ids": sorted(planned.lane_ids),
+        "route_lane_ids": sorted(planned.followed.lane_ids),
         "map_ids": list(area.ids),
         "map_layers": [POLYGON_LAYERS[layer] for layer in area.layer],
     }

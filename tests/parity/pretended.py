@@ -121,7 +121,7 @@ class MetricCacheProcessor:
             trajectory=Steps([Pose(*pose) for pose in ready.reference_poses.tolist()]),
             ego_state=SimpleNamespace(rear_axle=Pose(*ready.ego_state[:3].tolist())),
             centerline=SimpleNamespace(linestring=shapely.LineString(ready.centerline)),
-            route_lane_ids=list(plan_scene(view, moment).lane_ids),
+            route_lane_ids=list(plan_scene(view, moment).followed.lane_ids),
             drivable_area_map=SimpleNamespace(
                 tokens=area.ids, map_types=[SimpleNamespace(name=POLYGON_LAYERS[layer]) for layer in area.layer]
             ),

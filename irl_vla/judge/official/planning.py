@@ -67,17 +67,18 @@ def check_lanes(folder: Path) -> Iterator[Observation]:
 
 def planned_columns(name: str, row: Row, planned: PlannedScene) -> Iterator[Observation]:
     """Everything recorded of the planning of one scene, synthetic or real."""
-    repair, reference = planned.repair, planned.reference
+    followed, reference = planned.followed, planned.reference
+    repair = followed.repair
     yield same(f"{name}.start_block", repair.start_block, row["start_block"])
     yield same(f"{name}.start_block_candidates", list(repair.candidates), row["start_block_candidates"])
     yield same(f"{name}.route_before_loop_cut", list(repair.before_loop_cut), row["route_before_loop_cut"])
     yield same(f"{name}.route_corrected", list(repair.blocks), row["route_corrected"])
-    yield same(f"{name}.route_lane_ids", sorted(planned.lane_ids), sorted(row["route_lane_ids"]))
-    yield same(f"{name}.start_lane", planned.start_lane, row["start_lane"])
-    yield same(f"{name}.centerline_lane_ids", list(planned.search.lane_ids), row["centerline_lane_ids"])
-    yield same(f"{name}.path_found", planned.search.found, row["path_found"])
-    yield Observation(f"{name}.centerline_points", [len(planned.centreline.points)], [row["centerline_points"]])
-    yield Observation(f"{name}.centerline_length", [planned.centreline.length_m], [row["centerline_length"]], METRES)
+    yield same(f"{name}.route_lane_ids", sorted(followed.lane_ids), sorted(row["route_lane_ids"]))
+    yield same(f"{name}.start_lane", followed.start_lane, row["start_lane"])
+    yield same(f"{name}.centerline_lane_ids", list(followed.search.lane_ids), row["centerline_lane_ids"])
+    yield same(f"{name}.path_found", followed.search.found, row["path_found"])
+    yield Observation(f"{name}.centerline_points", [len(followed.centreline.points)], [row["centerline_points"]])
+    yield Observation(f"{name}.centerline_length", [followed.centreline.length_m], [row["centerline_length"]], METRES)
     yield same(f"{name}.collided_at_start", sorted(reference.touched), sorted(row["collided_at_start"]))
     yield from _proposal_columns(name, row, reference)
 
@@ -196,10 +197,10 @@ def _prepared(row: Row, moment: Moment, planned: PlannedScene, view: MapView) ->
         history_states=history,
         human_plan=None,
         reference_poses=planned.reference.poses,
-        centerline=planned.centreline.points,
-        polygons=planned.polygons,
-        polygon_layer=planned.area.layer,
-        polygon_on_route=planned.on_route,
+        centerline=planned.followed.centreline.points,
+        polygons=planned.followed.polygons,
+        polygon_layer=planned.followed.area.layer,
+        polygon_on_route=planned.followed.on_route,
         tracks=tracks,
         red_lights=NO_POLYGONS,
         red_active=np.zeros((0, ROLLOUT_STEPS), np.bool_),

@@ -9,8 +9,10 @@ from torch.nn import functional
 from irl_vla.policy.batch import ObservationBatch
 from irl_vla.policy.config import EncoderConfig, GridConfig
 from irl_vla.policy.perception.layers import CellLinear, ResidualBlock, conv_norm_relu
+from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES
 
 MIN_DEPTH_M = 0.5  # nearer points lie beside or behind the image plane
+EGO_FEATURES = HISTORY_FRAMES * 8 + len(COMMAND_NAMES)
 
 
 class BevFeatures(NamedTuple):
@@ -82,7 +84,11 @@ def lift_images(features: Tensor, stride: int, points: Tensor, batch: Observatio
 
 
 class BevEncoder(nn.Module):
-    """LiDAR convolutions with camera features joined at half resolution; a two-level U in all."""
+    """LiDAR convolutions with camera features joined at half resolution; a three-level U in all.
+
+    Ego status and command join at half resolution too: which lanes are the route's is a matter of where the car shall
+    go, and how fast it drives tells what moves.
+    """
 
     points: Tensor
 
@@ -98,7 +104,14 @@ class BevEncoder(nn.Module):
         self.down = conv_norm_relu(fine, coarse, stride=2)
         self.camera = CellLinear(image_channels, coarse // 2)
         self.fuse = conv_norm_relu(coarse + len(heights) * (coarse // 2 + 1), coarse, kernel=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(coarse, 2 ** min(i, 2)) for i in range(perception.coarse_blocks)))
+        self.ego = nn.Sequential(nn.Linear(EGO_FEATURES, 64), nn.GELU(), nn.Linear(64, coarse))
+        self.before = ResidualBlock(coarse, 1)
+        self.deep = nn.Sequential(
+            conv_norm_relu(coarse, perception.deep_channels, stride=2),
+            *(ResidualBlock(perception.deep_channels, 2**i) for i in range(perception.deep_blocks)),
+            CellLinear(perception.deep_channels, coarse),
+        )
+        self.after = ResidualBlock(coarse, 2)
         self.up = CellLinear(coarse, fine)
         self.merge = conv_norm_relu(fine, fine)
 
@@ -110,6 +123,20 @@ class BevEncoder(nn.Module):
         lifted = lifted.reshape(len(batch), -1, rows, columns)  # heights become channels
         fine = self.lidar(batch.lidar.contiguous(memory_format=torch.channels_last))
         visible = seen.reshape(len(batch), -1, rows, columns).to(lifted.dtype)
-        coarse = self.blocks(self.fuse(torch.cat([self.down(fine), lifted, visible], dim=1)))
-        raised = functional.interpolate(self.up(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return BevFeatures(fine=self.merge(fine + raised), coarse=coarse)
+        coarse = self.fuse(torch.cat([self.down(fine), lifted, visible], dim=1))
+        coarse = self.before(coarse + self.ego(ego_features(batch))[:, :, None, None])
+        coarse = self.after(coarse + _raised(self.deep(coarse)))
+        return BevFeatures(fine=self.merge(fine + _raised(self.up(coarse))), coarse=coarse)
+
+
+def ego_features(batch: ObservationBatch) -> Tensor:
+    """(B, ``EGO_FEATURES``) ego history and command, each value about 1 in size."""
+    x, y, heading, vx, vy, ax, ay = batch.history.unbind(-1)
+    scaled = (x / 10, y / 10, heading.sin(), heading.cos(), vx / 10, vy / 10, ax / 3, ay / 3)
+    command = functional.one_hot(batch.command, len(COMMAND_NAMES)).to(batch.history.dtype)
+    return torch.cat([*scaled, command], dim=-1)
+
+
+def _raised(features: Tensor) -> Tensor:
+    """Features at twice the resolution."""
+    return functional.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,5 +1,7 @@
 """Losses of the detection head and the map head."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,8 +49,15 @@ def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
     return -loss.sum() / centre.sum().clamp_min(1)
 
 
-def box_loss(box_map: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, grid: GridConfig) -> Tensor:
-    """Mean absolute error of the box channels at the cells of real boxes; 0 without boxes.
+class BoxLoss(NamedTuple):
+    """Mean absolute errors at the cells of real boxes, in the units of the box map; 0 without boxes."""
+
+    shape: Tensor
+    velocity: Tensor
+
+
+def box_loss(box_map: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, grid: GridConfig) -> BoxLoss:
+    """Errors of place, size and heading, and of velocity.
 
     Args:
         box_map: (B, 10, rows, columns).
@@ -56,9 +65,12 @@ def box_loss(box_map: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, g
         centres: (rows * columns, 2) cell centres.
     """
     cells = box_cells(boxes, grid)
-    error = (gather_cells(box_map, cells) - encode_boxes(boxes, centres[cells], grid.cell_m)).abs().mean(-1)
+    error = (gather_cells(box_map, cells) - encode_boxes(boxes, centres[cells], grid.cell_m)).abs()
     real = (classes >= 0).to(error.dtype)
-    return (error * real).sum() / real.sum().clamp_min(1)
+    shape, velocity = (
+        (part.mean(-1) * real).sum() / real.sum().clamp_min(1) for part in error.tensor_split([-2], dim=-1)
+    )
+    return BoxLoss(shape, velocity)
 
 
 def map_loss(logits: Tensor, raster: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from irl_vla.train.imitation import (
     PretrainInputs,
     Trainee,
     fit_codec,
+    imitate,
     make_optimiser,
     sample_job,
     train_steps,
@@ -56,15 +57,8 @@ def imitation_curve(folder: Path) -> Curve:
     policy = build_policy(experiment.model, fit_codec(samples, experiment.model.planner.mode_floor), seed)
     subject = Trainee(policy, ImitationModel(policy, config), *make_optimiser(policy, config))
     curve: Curve = {}
-    train_steps(
-        subject,
-        samples,
-        config,
-        steps=range(STEPS),
-        seed=seed,
-        rank=ALONE,
-        after=partial(_add, curve),
-    )
+    phase = imitate(subject, samples, config, seed)
+    train_steps(phase, range(STEPS), config, seed=seed, rank=ALONE, after=partial(_add, curve))
     save_policy(policy.eval(), folder / "policy", experiment.model, Provenance(seed))
     write_banks(folder / "policy", {"bank": samples.place}, Location.of(folder), BankConfig(workers=0))
     return curve

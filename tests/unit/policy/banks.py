@@ -7,6 +7,7 @@ import numpy as np
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import (
     BankRows,
+    Encoded,
     TokenBank,
     TokenLayout,
     bank_artefact,
@@ -32,5 +33,5 @@ def store_bank(
         part = slice(start, start + rows_per_shard)
         name = f"shard-{start:06d}"
         some = BankRows(**{key: values[part] for key, values in columns_of(rows).items()})
-        shards[name] = write_bank_shard(bank, name, layout, [(tokens[part], some)])
+        shards[name] = write_bank_shard(bank, name, layout, [Encoded(tokens[part], some)])
     return finish_bank(bank, shards)

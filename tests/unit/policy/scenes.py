@@ -1,8 +1,11 @@
 """Small observations and configurations for the encoder's tests."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from irl_vla.dataset.targets import BoxTargets, MetaAction, Targets
 from irl_vla.policy.batch import PerceptionTargets, encode_targets, stacked, target_batch
 from irl_vla.policy.config import (
     CameraConfig,
@@ -12,7 +15,7 @@ from irl_vla.policy.config import (
     PerceptionConfig,
     SemanticConfig,
 )
-from irl_vla.scene import Observation
+from irl_vla.scene import ROAD_FIELDS, Observation
 
 QUESTION = "What is your driving decision for the next four seconds?"
 
@@ -35,7 +38,8 @@ def tiny_config() -> EncoderConfig:
             image_channels=(8, 16),
             fine_channels=16,
             coarse_channels=24,
-            coarse_blocks=1,
+            deep_channels=24,
+            deep_blocks=1,
             object_tokens=6,
             bev_tokens=(4, 4),
             map_tokens=(4, 2),
@@ -81,12 +85,28 @@ def observation(config: EncoderConfig, generator: np.random.Generator, command: 
     )
 
 
+def box_targets(boxes: Sequence[Sequence[float]] | NDArray[np.float64], classes: Sequence[int]) -> BoxTargets:
+    """Boxes (N, 9) that go on at constant velocity."""
+    values = np.asarray(boxes, np.float64).reshape(-1, 9)
+    times_s = 0.5 * np.arange(1, 9)[:, None]
+    futures = np.zeros((len(values), 8, 3))
+    futures[..., :2] = values[:, None, :2] + times_s * values[:, None, 7:]
+    futures[..., 2] = values[:, None, 6]
+    tokens = tuple(f"track-{index}" for index in range(len(values)))
+    known = np.ones((len(values), 8), np.bool_)
+    return BoxTargets(values, np.asarray(classes, np.int64), tokens, futures, known)
+
+
 def targets(config: EncoderConfig, generator: np.random.Generator, count: int) -> PerceptionTargets:
-    """Random targets: three vehicles, a random raster and different meta-actions."""
+    """Random targets: three vehicles, slanted fields, a raster of where they are above 0 and different meta-actions."""
     samples = []
     for index in range(count):
         boxes = np.tile([0.0, 0, 0.8, 4.6, 1.9, 1.6, 0.3, 2.0, -1.0], (3, 1))
         boxes[:, :2] = generator.uniform([0, -12], [20, 12], (3, 2))
-        raster = generator.integers(0, 2, (config.perception.map_classes, config.grid.rows, config.grid.columns))
-        samples.append(encode_targets(boxes, [0, 0, 1], raster, [index % 4, index % 5], config))
+        cells = (config.grid.rows, config.grid.columns)
+        action = MetaAction(index % 4, index % 5)
+        slope = generator.uniform(-0.3, 0.3, (2, len(ROAD_FIELDS), 1, 1))
+        fields = slope[0] * np.arange(-8, cells[0] - 8)[:, None] + slope[1] * np.arange(-8, cells[1] - 8)
+        raster = (fields[: config.perception.map_classes] > 0).astype(np.uint8)
+        samples.append(encode_targets(Targets(box_targets(boxes, [0, 0, 1]), raster, action), fields, config))
     return target_batch(stacked(samples))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from irl_vla.dataset.targets import MetaAction, Targets
 from irl_vla.errors import ConfigError, SceneError
 from irl_vla.policy.batch import (
     collate,
@@ -19,6 +20,7 @@ from irl_vla.policy.config import EncoderConfig, GridConfig, LidarConfig
 from irl_vla.policy.perception.lidar import rasterise_sweeps
 from irl_vla.policy.sample_layout import sample_layout, target_layout
 from tests.unit.policy import scenes
+from tests.unit.policy.scenes import box_targets
 
 CONFIG = scenes.tiny_config()
 
@@ -110,10 +112,9 @@ def test_a_moving_obstacle_shows_in_different_cells_of_the_two_sweeps():
     assert [np.argwhere(raster[channel])[0].tolist() for channel in (0, 3)] == [[2, 4], [12, 4]]
 
 
-def encode_boxes_only(boxes, classes):
-    grid, perception = CONFIG.grid, CONFIG.perception
-    raster = np.zeros((perception.map_classes, grid.rows, grid.columns))
-    return encode_targets(boxes, classes, raster, [-1, -1], CONFIG)
+def encode_boxes_only(boxes, classes, action=(-1, -1), map_classes=CONFIG.perception.map_classes):
+    raster = np.zeros((map_classes, CONFIG.grid.rows, CONFIG.grid.columns), np.uint8)
+    return encode_targets(Targets(box_targets(boxes, classes), raster, MetaAction(*action)), None, CONFIG)
 
 
 def test_targets_have_the_announced_layout():
@@ -134,11 +135,19 @@ def test_boxes_outside_the_grid_are_left_out_and_the_nearest_kept():
 
 
 def test_unknown_meta_action_index_is_refused():
-    raster = np.zeros((2, 16, 16))
     with pytest.raises(ConfigError, match="meta action"):
-        encode_targets(np.zeros((0, 9)), [], raster, [4, 0], CONFIG)
+        encode_boxes_only(np.zeros((0, 9)), [], action=(4, 0))
     with pytest.raises(ConfigError, match="raster of shape"):
-        encode_targets(np.zeros((0, 9)), [], raster[:1], [0, 0], CONFIG)
+        encode_boxes_only(np.zeros((0, 9)), [], map_classes=1)
+
+
+def test_futures_stay_with_their_boxes_and_missing_fields_are_told():
+    boxes = np.zeros((3, 9))
+    boxes[:, 0], boxes[:, 7] = [20, 10, 100], [1, 2, 3]  # the third lies outside
+    encoded = encode_boxes_only(boxes, [0, 0, 0])
+    assert encoded["futures"][:2, -1, 0].tolist() == [10 + 4 * 2, 20 + 4 * 1]
+    assert encoded["future_known"].sum(1).tolist() == [8, 8] + [0] * 6
+    assert not encoded["has_fields"]
 
 
 def test_targets_collate():

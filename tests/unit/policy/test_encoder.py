@@ -80,8 +80,8 @@ def test_missing_camera_has_no_influence(encoder):
     [
         ("images", {"meta", "bev", "map", "object"}),
         ("lidar", {"bev", "map", "object"}),
-        ("history", {"ego"}),
-        ("command", {"ego"}),
+        ("history", {"bev", "map", "object", "ego"}),
+        ("command", {"bev", "map", "object", "ego"}),
     ],
 )
 def test_every_input_reaches_its_tokens(encoder, field, kinds):
@@ -97,7 +97,11 @@ def test_no_token_sees_the_targets(encoder):
     other = PerceptionTargets(
         boxes=targets.boxes + 1,
         box_classes=targets.box_classes.flip(0),
+        futures=targets.futures + 1,
+        future_known=~targets.future_known,
         raster=1 - targets.raster,
+        fields=-targets.fields,
+        has_fields=~targets.has_fields,
         meta_action=targets.meta_action.flip(0),
     )
     for first, second in zip(
@@ -130,6 +134,8 @@ def test_a_small_batch_is_learned_by_heart():
     assert last["heatmap"] < first["heatmap"] / 5
     assert last["box"] < first["box"] / 3
     assert last["map"] < first["map"] * 0.8
+    assert last["fields"] < first["fields"] * 0.8
+    assert last["motion"] < first["motion"] / 2
     assert last["answer"] < first["answer"] / 5
     encoder.eval()
     assert torch.equal(encoder.predict_meta_actions(batch), targets.meta_action)

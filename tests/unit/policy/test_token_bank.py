@@ -7,7 +7,15 @@ import pytest
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.artefact import RECORD_NAME
 from irl_vla.ledger.storage import Location
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, columns_of, write_bank_shard
+from irl_vla.policy.token_bank import (
+    BankRows,
+    Encoded,
+    TokenBank,
+    TokenLayout,
+    bank_artefact,
+    columns_of,
+    write_bank_shard,
+)
 from tests.unit.policy.banks import store_bank
 
 LAYOUT = TokenLayout({"meta": 1, "bev": 2, "map": 1, "object": 2, "ego": 2}, 4)
@@ -99,7 +107,7 @@ def test_other_perception_is_refused(tmp_path: Path) -> None:
 def test_a_bank_that_is_not_finished_is_none(tmp_path: Path) -> None:
     bank = bank_artefact(Location.of(tmp_path), LAYOUT, "p", "d")
     bank.begin()
-    write_bank_shard(bank, "a", LAYOUT, [(scene_tokens(1), rows([0.0]))])
+    write_bank_shard(bank, "a", LAYOUT, [Encoded(scene_tokens(1), rows([0.0]))])
     with pytest.raises(CheckpointError, match="half-written"):
         TokenBank.open(tmp_path)
     with pytest.raises(CheckpointError, match=f"no {RECORD_NAME}"):
@@ -119,7 +127,7 @@ def test_overflowing_tokens_are_refused_by_name(tmp_path: Path) -> None:
     tokens[1, 0, 0] = 1e6
     bank = bank_artefact(Location.of(tmp_path), LAYOUT, "p", "d")
     with pytest.raises(CheckpointError, match=r"log-0\.5-original are not finite in half precision"):
-        write_bank_shard(bank, "a", LAYOUT, [(tokens, rows([0.0, 0.5]))])
+        write_bank_shard(bank, "a", LAYOUT, [Encoded(tokens, rows([0.0, 0.5]))])
     assert not (tmp_path / "a.arrow").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from irl_vla.errors import ConfigError
 from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.storage import Location
-from irl_vla.policy.token_bank import TokenLayout, bank_artefact, finish_bank, write_bank_shard
+from irl_vla.policy.token_bank import Encoded, TokenLayout, bank_artefact, finish_bank, write_bank_shard
 from irl_vla.train.bank import begin
 from tests.unit.policy.test_token_bank import rows
 
@@ -24,7 +24,7 @@ def bank(folder: Path, perception: str) -> Artefact:
 
 def write(whole: Artefact, *names: str) -> None:
     for name in names:
-        write_bank_shard(whole, name, LAYOUT, [(np.zeros((1, 1, 2)), rows([0.0]))])
+        write_bank_shard(whole, name, LAYOUT, [Encoded(np.zeros((1, 1, 2)), rows([0.0]))])
 
 
 def test_what_is_missing_is_made(tmp_path: Path) -> None:
