@@ -5,6 +5,7 @@ Fields are stored as small integers (3 cm, progress 0.5 m), boxes and futures in
 a row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -54,6 +55,7 @@ class Sight(NamedTuple):
     """What perception says of B scenes, ego frame of each.
 
     Attributes:
+        layout: its sizes.
         fields: (B, 6, rows, columns) metres in the order of ``ROAD_FIELDS``.
         boxes: (B, N, 9) x, y, z, length, width, height, heading, vx, vy.
         object_scores: (B, N, 7) in [0, 1], of all classes.
@@ -62,6 +64,7 @@ class Sight(NamedTuple):
         future_spread_m: (B, N, 8) expected error of the mode that comes true.
     """
 
+    layout: SightLayout
     fields: NDArray[np.float32]
     boxes: NDArray[np.float32]
     object_scores: NDArray[np.float32]
@@ -83,7 +86,7 @@ def stored_fields(fields: NDArray[np.floating[Any]]) -> NDArray[np.int8]:
     return stored
 
 
-def read_sight(columns: dict[str, NDArray[Any]]) -> Sight:
+def read_sight(columns: Mapping[str, NDArray[Any]], layout: SightLayout) -> Sight:
     """What columns of a bank say, (B, ...) each."""
-    wide = {name: np.asarray(columns[name], np.float32) for name in Sight._fields}
-    return Sight(**wide | {"fields": wide["fields"] * _UNIT_M})
+    wide = {name: np.asarray(columns[name], np.float32) for name in layout.stored}
+    return Sight(layout, **wide | {"fields": wide["fields"] * _UNIT_M})

@@ -1,8 +1,8 @@
 """Token bank: what frozen perception makes of every scene view, as memory-mapped Arrow shards, one a log.
 
 From here on nothing touches an image. A row holds the packed scene tokens in half precision, what perception says in
-metres (``sight``), and what proposals, rewards and fine-tuning need beside them. Whoever reads a bank checks the hash of
-the perception that wrote it.
+metres (``sight``), and what proposals, rewards and fine-tuning need beside them. Whoever reads a bank checks the hash
+of the perception that wrote it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -209,7 +209,8 @@ class TokenBank:
         """
         if self.layout.sight is None:
             raise CheckpointError(f"{self.place}: expected a bank with fields and boxes, found tokens alone; {REMEDY}")
-        return read_sight({name: self._stored.take(name, rows) for name in self.layout.sight.stored})
+        layout = self.layout.sight
+        return read_sight({name: self._stored.take(name, rows) for name in layout.stored}, layout)
 
 
 def columns_of(rows: BankRows) -> dict[str, NDArray[Any]]:

@@ -30,6 +30,7 @@ from irl_vla.reward.labels import LabelSet, open_labels
 from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, load_reward_model, predict_subscores
 from irl_vla.reward.proposals import comparable
+from irl_vla.reward.views import bank_rollouts, look
 from irl_vla.scene import SUBSCORES, SubScores
 
 _HC: Final = SUBSCORES.index("hc")
@@ -47,7 +48,7 @@ class RewardBackend(Protocol):
 
 
 class ModelBackend:
-    """The reward world model. Keys of a scene are computed once a call, however many plans ask for them."""
+    """The reward world model. What a scene contributes is computed once a call, however many plans ask for it."""
 
     def __init__(self, models: tuple[RewardWorldModel, ...], bank: TokenBank, config: BackendConfig) -> None:
         self._models = models
@@ -59,20 +60,24 @@ class ModelBackend:
         scenes, slots, width = _by_scene(rows, plans.shape[1])
         grouped = np.zeros((len(scenes), width, *plans.shape[2:]))
         grouped[slots] = plans.reshape(-1, *plans.shape[2:])
-        histories = self._bank.ego_history[scenes]
-        values = np.full((*grouped.shape[:2], len(SUBSCORES)), np.nan)
         step = max(1, self._config.plans_per_batch // width)
-        with torch.inference_mode():
-            for start in range(0, len(scenes), step):
-                part = slice(start, start + step)
-                tokens = torch.from_numpy(self._bank.tokens(scenes[part]))
-                asked = (torch.from_numpy(grouped[part]).float(), torch.from_numpy(histories[part]))
-                values[part, :, _LEARNED_COLUMNS] = predict_subscores(self._models, tokens, *asked).numpy()
-        if self._config.computed_comfort:
-            times_us = self._bank.timestamp_us[scenes]
-            values[..., _HC] = history_comforts(histories.astype(np.float64), grouped, times_us)
+        parts = [
+            self._scored(scenes[start : start + step], grouped[start : start + step])
+            for start in range(0, len(scenes), step)
+        ]
         shape = plans.shape[:2]
-        return SubScores(values[slots].reshape(*shape, len(SUBSCORES)), np.ones(shape, np.bool_))
+        return SubScores(np.concatenate(parts)[slots].reshape(*shape, len(SUBSCORES)), np.ones(shape, np.bool_))
+
+    def _scored(self, scenes: NDArray[np.int64], plans: Floats) -> Floats:
+        """Sub-scores (B, P, 9) of plans (B, P, 8, 3) of bank rows (B,)."""
+        values = np.full((*plans.shape[:2], len(SUBSCORES)), np.nan)
+        rollouts = bank_rollouts(self._bank, scenes, plans)
+        with torch.inference_mode():
+            views = look(self._models[0].config, self._bank, scenes, plans, rollouts)
+            values[..., _LEARNED_COLUMNS] = predict_subscores(self._models, views, self._config.pessimism).numpy()
+        if self._config.computed_comfort:
+            values[..., _HC] = history_comforts(self._bank.ego_history[scenes].astype(np.float64), rollouts)
+        return values
 
 
 class ScorerBackend:

@@ -49,20 +49,34 @@ def rollouts_of(history: Floats, plans: Floats, time_us: int) -> Floats:
     return simulate(state, interpolate_plans(time_us, state, np.asarray(plans, np.float64)))
 
 
-def history_comforts(histories: Floats, plans: Floats, times_us: NDArray[np.int64]) -> Floats:
-    """HC of plans: (B, P) of 0 and 1.
+def scene_rollouts(histories: Floats, plans: Floats, times_us: NDArray[np.int64]) -> Floats:
+    """Simulates the plans of B frames, each in its ego frame.
 
     Args:
         histories: (B, 4, 7).
         plans: (B, P, 8, 3).
         times_us: (B,) timestamps of the frames.
+
+    Returns:
+        (B, P, 41, 11).
     """
-    comforts = np.empty(plans.shape[:2])
+    frames = zip(histories, plans, times_us, strict=True)
+    return np.stack([rollouts_of(history, plan, int(time_us)) for history, plan, time_us in frames])
+
+
+def history_comforts(histories: Floats, rollouts: Floats) -> Floats:
+    """HC of plans: (B, P) of 0 and 1.
+
+    Args:
+        histories: (B, 4, 7).
+        rollouts: (B, P, 41, 11) of :func:`scene_rollouts`.
+    """
     nominal = (-PLAN_INTERVAL_S * 1e6 * np.arange(HISTORY_FRAMES - 1, -1, -1)).astype(np.int64)
-    for row, (history, time_us) in enumerate(zip(histories, times_us, strict=True)):
-        past = history_rows(nominal, ego_states(history))
-        comforts[row] = history_comfort(rollouts_of(history, plans[row], int(time_us)), past)
-    return comforts
+    comforts = [
+        history_comfort(states, history_rows(nominal, ego_states(history)))
+        for history, states in zip(histories, rollouts, strict=True)
+    ]
+    return np.stack(comforts)
 
 
 def pair_comforts(

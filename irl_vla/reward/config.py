@@ -95,19 +95,50 @@ class HeadWeights(Config):
     hc: float = Field(default=1.0, ge=0.0)
 
 
+class RewardLossConfig(Config):
+    """What the reward world model learns beside the sub-scores themselves.
+
+    Attributes:
+        within_scene: weight of the squared error of the reward of a policy's own plans, less their mean in the scene:
+            what fine-tuning asks for is which of them is better, not how hard the scene is.
+        irl: weight of maximum-entropy inverse reinforcement learning: cross-entropy of the human's plan among the
+            proposals of its scene, under chances that grow with the exponent of the predicted reward.
+        irl_temperature: reward that changes those chances by a factor of e.
+    """
+
+    within_scene: float = Field(default=3.0, ge=0.0)
+    irl: float = Field(default=0.05, ge=0.0)
+    irl_temperature: float = Field(default=0.1, gt=0.0)
+
+
 class RewardModelConfig(Config):
     """Size of the reward world model and how its loss is weighted.
 
     Attributes:
-        decoder: as the planner's; ``queries`` must divide the 8 poses of a plan: 8 gives one a pose, fewer share.
-        members: models of an ensemble, fitted side by side; their mean is the prediction.
+        tokens: whether plans attend to scene tokens.
+        relations: whether it reads the geometry of plans in what perception says (``reward.relations``).
+        width: features of the branch of relations.
+        decoder: of the branch of tokens, as the planner's; ``queries`` must divide the 8 poses of a plan: 8 gives one a
+            pose, fewer share.
+        members: models of an ensemble, fitted side by side on layouts that each draws for itself; their mean is the
+            prediction.
         class_balance: exponent b of class weights n^-b; 0 keeps the heads calibrated, 1 balances fully.
     """
 
+    tokens: bool = True
+    relations: bool = True
+    width: int = Field(default=128, gt=0)
     decoder: DecoderConfig = DecoderConfig(feedforward=128)
     members: int = Field(default=1, gt=0)
     head_weights: HeadWeights = HeadWeights()
+    loss: RewardLossConfig = RewardLossConfig()
     class_balance: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> Self:
+        if not (self.tokens or self.relations):
+            raise ValueError("tokens or relations must be true: a model that sees neither knows nothing of the scene")
+        return self
 
     @model_validator(mode="after")
     def _queries_share_poses(self) -> Self:
@@ -151,6 +182,8 @@ class BackendConfig(Config):
         scenes_in_memory: prepared scenes that one process (or actor) keeps.
         mix_scorer: share of the true scorer in a "mix"; the learned model has the rest.
         plans_per_batch: most plans of one forward pass of the learned model.
+        computed_comfort: history comfort from the rollout instead of the learned head.
+        pessimism: standard deviations over the members of an ensemble that are taken off each learned sub-score.
     """
 
     kind: Literal["rwm", "scorer", "vocabulary", "mix"] = "rwm"
@@ -159,6 +192,7 @@ class BackendConfig(Config):
     mix_scorer: float = Field(default=0.25, gt=0.0, lt=1.0)
     plans_per_batch: int = speed_only(4096, gt=0)
     computed_comfort: bool = True
+    pessimism: float = Field(default=0.0, ge=0.0)
 
     @property
     def scorer_actors(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from irl_vla.reward.config import HeadWeights
+from irl_vla.reward.weights import COMFORT_WEIGHT, EP_WEIGHT, TTC_WEIGHT
 
 #: The sub-scores that are learned, in the order of ``SUBSCORES`` (EC needs two frames and is computed).
 LEARNED: Final = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc")
@@ -87,6 +88,47 @@ def total_loss(losses: dict[str, Tensor], heads: HeadWeights) -> Tensor:
     weights = {name: float(getattr(heads, name)) for name in LEARNED}
     total = torch.stack([weights[name] * losses[name] for name in LEARNED]).sum()
     return total / max(sum(weights.values()), 1e-12)
+
+
+def within_scene_loss(logits: Tensor, subscores: Tensor, own: Tensor) -> Tensor:
+    """Squared error of the reward of a policy's own plans, less their mean in the scene; 0 without such plans.
+
+    Args:
+        logits: (..., B, P, 12).
+        subscores: (B, P, 8) labels; plans with a missing one are left out.
+        own: (B, P) bool, plans that count.
+    """
+    true = learned_reward(subscores)
+    counted = (own & torch.isfinite(true)).to(logits.dtype)
+    error = learned_reward(expected_subscores(logits)) - torch.nan_to_num(true)
+    mean = (error * counted).sum(-1, keepdim=True) / counted.sum(-1, keepdim=True).clamp_min(1)
+    members = error[..., 0, 0].numel()
+    return ((error - mean) * counted).square().sum() / (members * counted.sum()).clamp_min(1)
+
+
+def irl_loss(logits: Tensor, human: Tensor, temperature: float) -> Tensor:
+    """Maximum-entropy IRL: minus the log-chance of the human's plan among the proposals of its scene; 0 without one.
+
+    Chances grow with exp(reward / temperature) (Ziebart et al. 2008), so the reward is fitted to choices of people and
+    not to the score alone.
+
+    Args:
+        logits: (..., B, P, 12).
+        human: (B, P) bool, at most one of a scene.
+    """
+    chances = (learned_reward(expected_subscores(logits)) / temperature).log_softmax(-1)
+    chosen = human.to(logits.dtype)
+    members = chances[..., 0, 0].numel()
+    return -(chances * chosen).sum() / (members * chosen.sum()).clamp_min(1)
+
+
+def learned_reward(subscores: Tensor) -> Tensor:
+    """EPDMS without EC (...) of sub-scores (..., 8) in the order of ``LEARNED``: ``weights.reward``, all weights 1."""
+    nc, dac, ddc, tlc, ep, ttc, lk, hc = subscores.unbind(-1)
+    mean = (EP_WEIGHT * ep + TTC_WEIGHT * ttc + COMFORT_WEIGHT * (lk + hc)) / (
+        EP_WEIGHT + TTC_WEIGHT + 2 * COMFORT_WEIGHT
+    )
+    return nc * dac * ddc * tlc * mean
 
 
 def expected_subscores(logits: Tensor) -> Tensor:

@@ -57,6 +57,11 @@ class PickQuality:
         exact, within_5, miss_20: shares of rows whose pick is the best plan (ties count), at most 0.05 below it, or at
             least 0.20 below it.
         mean_pick, mean_best, mean_random: true reward of the pick, of the best plan and of a random plan.
+        enrichment: mean true reward of the quarter of plans that the model likes best, minus that of a random plan;
+            not above zero, the model cannot tell these plans apart.
+        correlation: of predicted with true advantages, rewards less their mean in the scene; what a policy gradient
+            gets of the truth.
+        spread_predicted, spread_true: standard deviations of those advantages.
         bias: mean of predicted minus true reward over all plans; above 0 is optimism.
     """
 
@@ -69,6 +74,10 @@ class PickQuality:
     mean_pick: float
     mean_best: float
     mean_random: float
+    enrichment: float
+    correlation: float
+    spread_predicted: float
+    spread_true: float
     bias: float
 
 
@@ -141,11 +150,13 @@ def pick_quality(source: str, predicted: Floats, true: Floats, mask: NDArray[np.
     keep = mask.sum(1) >= 2
     predicted, true, mask = predicted[keep], true[keep], mask[keep]
     if not len(true):
-        return PickQuality(source, 0, *([float("nan")] * 8))
+        return PickQuality(source, 0, *([float("nan")] * 12))
     pick = np.where(mask, predicted, -np.inf).argmax(1)
     picked = true[np.arange(len(true)), pick]
     best = np.where(mask, true, -np.inf).max(1)
     regret = best - picked
+    mean = _means(true, mask)
+    ours, theirs = ((values - _means(values, mask)[:, None])[mask] for values in (predicted, true))
     return PickQuality(
         source=source,
         rows=len(true),
@@ -155,9 +166,33 @@ def pick_quality(source: str, predicted: Floats, true: Floats, mask: NDArray[np.
         miss_20=float((regret >= 0.20 - 1e-9).mean()),
         mean_pick=float(picked.mean()),
         mean_best=float(best.mean()),
-        mean_random=float(((true * mask).sum(1) / mask.sum(1)).mean()),
+        mean_random=float(mean.mean()),
+        enrichment=float((_means(true, _favourites(predicted, mask)) - mean).mean()),
+        correlation=_correlation(ours, theirs),
+        spread_predicted=float(ours.std()),
+        spread_true=float(theirs.std()),
         bias=float((predicted - true)[mask].mean()),
     )
+
+
+def _means(values: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """(R,) means over the masked plans of each row."""
+    means: Floats = (values * mask).sum(1) / mask.sum(1)
+    return means
+
+
+def _favourites(predicted: Floats, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(R, P) True for the quarter of the masked plans, at least one, that are predicted to be best."""
+    order = np.argsort(np.where(mask, -predicted, np.inf), axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable")
+    favourites: NDArray[np.bool_] = rank < np.maximum(mask.sum(1) // 4, 1)[:, None]
+    return favourites
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    """Of two (N,) arrays whose mean is 0; NaN where one is constant."""
+    scale = np.sqrt((first**2).sum() * (second**2).sum())
+    return float((first * second).sum() / scale) if scale > 0 else float("nan")
 
 
 def subscore_quality(source: str, name: str, predicted: Floats, true: Floats) -> SubscoreQuality:

@@ -31,6 +31,7 @@ class FinetuneConfig(Config):
         max_progress_loss: a state whose true validation EP lies further below imitation's is not kept as the best.
         patience: validations without a new best true score before training stops, of states that may be kept; the best
             is kept.
+        force: fine-tunes even on a reward model that cannot tell the policy's own plans apart.
     """
 
     iterations: int = Field(40, gt=0)
@@ -53,6 +54,7 @@ class FinetuneConfig(Config):
     checkpoint_every: int = speed_only(10, gt=0)
     max_progress_loss: float = Field(0.02, ge=0.0)
     patience: int = Field(1000, gt=0)
+    force: bool = speed_only(False)
     weights: RewardWeights = RewardWeights()
     backend: BackendConfig = BackendConfig()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from irl_vla.config import Config
 from irl_vla.epdms.config import ScorerConfig
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from irl_vla.epdms.store import PreparedStore
     from irl_vla.judge.validation import ValidationSpec
     from irl_vla.rl.task import TaskSpec
+
+#: Of a split whose scenes are labelled.
+Purpose = Literal["train", "val"]
 
 _SCHEMA: Final = 1
 
@@ -221,9 +224,9 @@ def bank_path(experiment: Experiment, purpose: str) -> Location:
     return stage_folder(experiment, "pretrain") / "banks" / purpose
 
 
-def labels_path(experiment: Experiment) -> Location:
-    """The label set."""
-    return stage_folder(experiment, "label") / "set"
+def labels_path(experiment: Experiment, purpose: Purpose = "train") -> Location:
+    """The label set that the reward world model learns, or that of the validation split, by which it is judged."""
+    return stage_folder(experiment, "label") / ("set" if purpose == "train" else "validation")
 
 
 def reward_path(experiment: Experiment) -> Location:

@@ -18,6 +18,7 @@ from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import (
+    Purpose,
     bank_path,
     labels_path,
     policy_path,
@@ -26,6 +27,9 @@ from irl_vla.stages.folders import (
     training_scorer,
     validation_spec,
 )
+
+#: Purposes of the splits that are labelled: what the reward model learns, and what it is judged by.
+_LABELLED: Final[tuple[Purpose, ...]] = ("train", "val")
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +74,21 @@ def pretrain(experiment: Experiment) -> None:
 
 
 def label(experiment: Experiment) -> None:
-    """Scores proposals for every row of the training bank with the true EPDMS."""
+    """Scores proposals for every row of the banks of training and validation with the true EPDMS."""
     stage = folders.label(experiment)
     if _is_done(stage):
         return
     with _making(experiment, stage, experiment.label) as run:
         from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
 
-        store = prepared(experiment, experiment.data.train)
-        inputs = LabelInputs(bank_path(experiment, "train"), store.folder, policy_path(experiment))
-        folder, scorer = labels_path(experiment), training_scorer(experiment)
-        run.metrics(mean_labels(write_labels(inputs, folder, experiment.label, scorer, experiment.seed)))
+        scorer = training_scorer(experiment)
+        for purpose in _LABELLED:
+            store = prepared(experiment, experiment.data.splits[purpose])
+            inputs = LabelInputs(bank_path(experiment, purpose), store.folder, policy_path(experiment))
+            folder = labels_path(experiment, purpose)
+            labels = write_labels(inputs, folder, experiment.label, scorer, experiment.seed)
+            if purpose == "train":
+                run.metrics(mean_labels(labels))
 
 
 def train_reward(experiment: Experiment) -> None:
@@ -89,14 +97,16 @@ def train_reward(experiment: Experiment) -> None:
     if _is_done(stage):
         return
     with _making(experiment, stage, experiment.train_reward) as run:
+        from irl_vla.train.reward_model import LabelledBank
         from irl_vla.train.reward_model import train_reward as fit
 
-        inputs = (bank_path(experiment, "train"), labels_path(experiment))
+        train, val = (LabelledBank(bank_path(experiment, name), labels_path(experiment, name)) for name in _LABELLED)
         settings = (experiment.train_reward, stage.folder)
-        run.artifact(fit(*inputs, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
-        for name in stage.folder.children():
-            if name.endswith(".csv"):
-                run.artifact(stage.folder / name)
+        run.artifact(fit(train, val, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
+        for place, title in ((stage.folder, None), (stage.folder / "validation", "validation")):
+            for name in place.children():
+                if name.endswith(".csv"):
+                    run.artifact(place / name, title)
 
 
 def finetune(experiment: Experiment) -> None:
@@ -106,10 +116,13 @@ def finetune(experiment: Experiment) -> None:
         return
     with _making(experiment, stage, experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
+        from irl_vla.reward.model import require_enrichment
         from irl_vla.rl.control import train_control
         from irl_vla.rl.finetune import finetune as improve
         from irl_vla.rl.job import FinetuneJob
 
+        if experiment.finetune.backend.kind in ("rwm", "mix"):
+            require_enrichment(folders.reward_path(experiment), force=experiment.finetune.force)
         validate = open_validator(validation_spec(experiment))
         job = FinetuneJob(task_spec(experiment), stage.folder, validate, run.metrics)
         run.artifact(improve(job), "checkpoint")

@@ -4,9 +4,9 @@ Batches are a function of (seed, step, worker), so a run that was stopped and re
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import ray.train
@@ -20,11 +20,14 @@ from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
 from irl_vla.ledger.files import content_hash
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank, TokenLayout
-from irl_vla.reward.config import RewardTrainConfig
+from irl_vla.reward.comfort import history_comforts
+from irl_vla.reward.config import RewardModelConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelSet, open_labels
-from irl_vla.reward.loss import LEARNED, class_weights, subscore_losses, total_loss
-from irl_vla.reward.model import STAGE, RewardWorldModel, predict_subscores
+from irl_vla.reward.loss import LEARNED, class_weights, irl_loss, subscore_losses, total_loss, within_scene_loss
+from irl_vla.reward.model import STAGE, RewardWorldModel, Views, predict_subscores
+from irl_vla.reward.proposals import SOURCES
 from irl_vla.reward.quality import QualityReport, quality_report
+from irl_vla.reward.views import bank_rollouts, look
 from irl_vla.scene import SUBSCORES
 from irl_vla.train.loader import prefetched
 from irl_vla.train.loop import (
@@ -42,6 +45,8 @@ from irl_vla.train.loop import (
 )
 
 _COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
+_HC: Final = SUBSCORES.index("hc")
+_POLICY, _HUMAN = SOURCES.index("policy"), SOURCES.index("human")
 _LOG_EVERY: Final = 20
 
 log = logging.getLogger(__name__)
@@ -68,6 +73,7 @@ class FitData:
 
     Attributes:
         train, held_out: indices into the label set, of disjoint groups.
+        rows: those of each member, out of ``train``.
         subscores: (R, P, 8) filtered labels in the order of ``LEARNED``.
     """
 
@@ -76,6 +82,7 @@ class FitData:
     subscores: NDArray[np.float32]
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
+    rows: tuple[NDArray[np.int64], ...] = ()
 
 
 class Ensemble(nn.Module):
@@ -85,21 +92,54 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(RewardWorldModel(layout, config.model) for _ in range(config.model.members))
 
-    def forward(self, tokens: Tensor, plans: Tensor, history: Tensor) -> Tensor:
-        """Logits (members, B, P, 12)."""
+    def forward(self, batches: Sequence[Views]) -> Tensor:
+        """Logits (members, B, P, 12), each member on a batch of its own."""
         members = cast(Iterable[RewardWorldModel], self.members)
-        return torch.stack([member(plans, history, member.scene_keys(tokens)) for member in members])
+        return torch.stack([member(views) for member, views in zip(members, batches, strict=True)])
+
+
+class Batch(NamedTuple):
+    """A batch of each member of an ensemble.
+
+    Attributes:
+        views: of M members.
+        subscores: (M, B, P, 8) labels in the order of ``LEARNED``.
+        own, human: (M, B, P) bool, plans of the policy itself, and that of the human.
+    """
+
+    views: tuple[Views, ...]
+    subscores: Tensor
+    own: Tensor
+    human: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on another device."""
+        return Batch(tuple(views.to(device) for views in self.views), *(part.to(device) for part in self[1:]))
+
+
+class LabelledBank(NamedTuple):
+    """A token bank and the label set made from it."""
+
+    bank: Location
+    labels: Location
 
 
 def train_reward(
-    bank: Location, labels: Location, config: RewardTrainConfig, folder: Location, *, seed: int, report: Report
+    train: LabelledBank,
+    validation: LabelledBank,
+    config: RewardTrainConfig,
+    folder: Location,
+    *,
+    seed: int,
+    report: Report,
 ) -> Location:
-    """Fits, writes the checkpoint and the held-out quality (``quality.json`` and two CSV tables) into ``folder``.
+    """Fits, and writes the checkpoint and its quality (``quality.json`` and two CSV tables) into ``folder``.
 
-    Call it again after an interruption: it goes on from the last checkpoint of the same configuration.
+    The quality on held-out layouts of the training split lies in ``folder`` itself; that on the validation split, whose
+    layouts perception has never seen either, in ``folder/validation``. Call it again after an interruption: it goes on
+    from the last checkpoint of the same configuration.
 
     Args:
-        bank, labels: token bank and label set made from it.
         report: receives metrics and their step.
 
     Returns:
@@ -109,15 +149,19 @@ def train_reward(
         CheckpointError: if bank and labels do not fit, or hold fewer than two groups.
         ClusterError: if training failed on the cluster more often than ``config.max_failures``.
     """
-    job = FitJob(bank, labels, folder / "training", config, seed)
+    job = FitJob(*train, folder / "training", config, seed)
     data = open_data(job)
     name = run_name(job, data)
     spec = RunSpec("train-reward", name, job.folder, config.steps, config.workers, config.use_gpu, config.max_failures)
     state = run_training(fit_worker, job, spec, report)
     models = _members(data, config, state["model"])
-    quality = evaluate_held_out(models, data)
+    quality = evaluate(models, data.bank, data.labels, data.held_out)
     quality.write(folder)
-    report(_headline(quality), config.steps)
+    unseen = evaluate_validation(models, validation)
+    unseen.write(folder / "validation")
+    figures = _headline(quality) | own_plans(unseen)
+    log_quality(unseen)
+    report(figures, config.steps)
     checkpoint = folder / "checkpoint"
     save_checkpoint(
         checkpoint,
@@ -127,7 +171,7 @@ def train_reward(
         Provenance(
             seed,
             {"perception": data.bank.perception_hash, "labels": data.labels.fingerprint},
-            {"training": _without_model(config), "held_out": _headline(quality)},
+            {"training": _without_model(config), "quality": figures},
         ),
     )
     return checkpoint
@@ -153,8 +197,9 @@ def open_data(job: FitJob) -> FitData:
         )
     groups = bank.group[labels.rows]
     held_out = held_out_rows(groups, job.config.holdout_fraction, job.seed)
-    subscores = labels.subscores()[..., _COLUMNS]
-    return FitData(bank, labels, subscores, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    subscores, members = labels.subscores()[..., _COLUMNS], job.config.model.members
+    data = FitData(bank, labels, subscores, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    return replace(data, rows=tuple(member_rows(data, member, members, job.seed) for member in range(members)))
 
 
 def held_out_rows(groups: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -173,14 +218,35 @@ def held_out_rows(groups: NDArray[Any], fraction: float, seed: int) -> NDArray[n
     return np.isin(groups, names[:count])
 
 
-def draw_batch(data: FitData, config: RewardTrainConfig, generator: np.random.Generator) -> tuple[Tensor, ...]:
-    """Tokens (B, N, D), plans (B, P, 8, 3), histories (B, 4, 7) and labels (B, P, 8) of random rows."""
-    chosen = generator.choice(data.train, size=config.rows_per_batch, replace=len(data.train) < config.rows_per_batch)
+def member_rows(data: FitData, member: int, members: int, seed: int) -> NDArray[np.int64]:
+    """Training rows of a member: of as many groups as there are, drawn with replacement; all rows of a single model."""
+    if members == 1:
+        return data.train
+    groups = data.bank.group[data.labels.rows[data.train]]
+    names, place = np.unique(groups, return_inverse=True)
+    drawn = np.random.default_rng([seed, member]).integers(0, len(names), len(names))
+    return np.concatenate([data.train[place == group] for group in drawn])
+
+
+def draw_batch(data: FitData, config: RewardTrainConfig, seed: int, step: int, rank: int) -> Batch:
+    """A batch of each member, a function of the arguments alone."""
+    parts = [_draw(data, config, seed, (step, rank), member) for member in range(config.model.members)]
+    views, *labels = zip(*parts, strict=True)
+    return Batch(tuple(views), *(torch.from_numpy(np.stack(part)) for part in labels))
+
+
+def _draw(
+    data: FitData, config: RewardTrainConfig, seed: int, turn: tuple[int, int], member: int
+) -> tuple[Views, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    rows, generator = data.rows[member], np.random.default_rng([seed, *turn, member])
+    chosen = generator.choice(rows, size=config.rows_per_batch, replace=len(rows) < config.rows_per_batch)
     count = data.labels.plans.shape[1]
     kept = min(config.proposals_per_row or count, count)
     picks = np.argsort(generator.random((len(chosen), count)), axis=1)[:, :kept]
     index = (chosen[:, None], picks)
-    return (*_scene_inputs(data, chosen), *(torch.from_numpy(a[index]) for a in (data.labels.plans, data.subscores)))
+    source = data.labels.source[index]
+    views = _views(data, config.model, chosen, data.labels.plans[index])
+    return views, data.subscores[index], source == _POLICY, source == _HUMAN
 
 
 def fit_steps(
@@ -200,15 +266,17 @@ def fit_steps(
     weights = class_weights(flat, config.model.class_balance).to(rank.device)
     ensemble.train()
 
-    def batch_of(step: int) -> tuple[Tensor, ...]:
-        return draw_batch(data, config, np.random.default_rng([job.seed, step, rank.number]))
+    def batch_of(step: int) -> Batch:
+        return draw_batch(data, config, job.seed, step, rank.number)
 
-    for step, batch in prefetched(batch_of, steps):
-        tokens, history, plans, labels = (part.to(rank.device) for part in batch)
-        losses = subscore_losses(
-            ensemble(tokens, plans, history), labels.expand(config.model.members, *labels.shape), weights
-        )
+    for step, drawn in prefetched(batch_of, steps):
+        batch = drawn.to(rank.device)
+        logits, extra = ensemble(batch.views), config.model.loss
+        losses = subscore_losses(logits, batch.subscores, weights)
         loss = total_loss(losses, config.model.head_weights)
+        losses["within_scene"] = within_scene_loss(logits, batch.subscores, batch.own)
+        losses["irl"] = irl_loss(logits, batch.human, extra.irl_temperature)
+        loss = loss + extra.within_scene * losses["within_scene"] + extra.irl * losses["irl"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(ensemble.parameters(), config.grad_norm)
@@ -228,19 +296,61 @@ def make_optimiser(
     return optimiser, one_cycle(optimiser, config.steps, config.warmup_fraction)
 
 
-def evaluate_held_out(models: tuple[RewardWorldModel, ...], data: FitData, rows_per_batch: int = 64) -> QualityReport:
-    """Quality of the expected sub-scores on the held-out rows; EC has no part in it."""
-    predicted = np.full((len(data.held_out), data.labels.plans.shape[1], len(SUBSCORES)), np.nan)
-    with torch.inference_mode():
-        for start in range(0, len(data.held_out), rows_per_batch):
-            rows = data.held_out[start : start + rows_per_batch]
-            tokens, history = _scene_inputs(data, rows)
-            plans = torch.from_numpy(data.labels.plans[rows])
-            found = predict_subscores(models, tokens, plans, history)
-            predicted[start : start + rows_per_batch][..., _COLUMNS] = found.numpy()
-    true = data.labels.subscores()[data.held_out].astype(np.float64)
-    groups = data.bank.group[data.labels.rows[data.held_out]]
-    return quality_report(predicted, true, data.labels.source[data.held_out], len(set(groups.tolist())))
+def evaluate(
+    models: tuple[RewardWorldModel, ...],
+    bank: TokenBank,
+    labels: LabelSet,
+    places: NDArray[np.int64],
+    rows_per_batch: int = 64,
+) -> QualityReport:
+    """Quality of the expected sub-scores on some labelled rows; HC is computed, EC has no part in it.
+
+    Args:
+        places: indices into the label set.
+    """
+    predicted = np.full((len(places), labels.plans.shape[1], len(SUBSCORES)), np.nan)
+    for start in range(0, len(places), rows_per_batch):
+        part = places[start : start + rows_per_batch]
+        rows, plans = labels.rows[part], labels.plans[part].astype(np.float64)
+        rollouts = bank_rollouts(bank, rows, plans)
+        with torch.inference_mode():
+            found = predict_subscores(models, look(models[0].config, bank, rows, plans, rollouts))
+        values = predicted[start : start + rows_per_batch]
+        values[..., _COLUMNS] = found.numpy()
+        values[..., _HC] = history_comforts(bank.ego_history[rows].astype(np.float64), rollouts)
+    true = labels.subscores()[places].astype(np.float64)
+    groups = bank.group[labels.rows[places]]
+    return quality_report(predicted, true, labels.source[places], len(set(groups.tolist())))
+
+
+def evaluate_validation(models: tuple[RewardWorldModel, ...], validation: LabelledBank) -> QualityReport:
+    """Quality on all labelled rows of the validation split."""
+    bank, labels = TokenBank.open(validation.bank), open_labels(validation.labels)
+    return evaluate(models, bank, labels, np.arange(len(labels.rows)))
+
+
+def own_plans(quality: QualityReport) -> dict[str, float]:
+    """Figures of the policy's own plans, which fine-tuning asks for; all plans where a policy made none."""
+    sources = {pick.source: pick for pick in quality.picks}
+    pick = sources.get("policy", quality.picks[0])
+    names = ("correlation", "enrichment", "regret", "within_5", "spread_predicted", "spread_true")
+    figures = {f"train_reward/val_{name}": float(getattr(pick, name)) for name in names}
+    for item in quality.subscores:
+        if item.source == pick.source:
+            figures |= {f"train_reward/val_auroc_{item.subscore}": item.auroc}
+            figures |= {f"train_reward/val_ece_{item.subscore}": item.ece}
+    return {name: value for name, value in figures.items() if np.isfinite(value)}
+
+
+def log_quality(quality: QualityReport) -> None:
+    """Says in one line what the fit is worth on unseen layouts."""
+    figures = {name.removeprefix("train_reward/val_"): value for name, value in own_plans(quality).items()}
+    told = ("correlation", "enrichment", "regret", "within_5")
+    log.info(
+        "train-reward: the policy's own plans on validation: %s; AUROC %s",
+        ", ".join(f"{name} {figures[name]:.3f}" for name in told if name in figures),
+        ", ".join(f"{name} {figures[f'auroc_{name}']:.3f}" for name in LEARNED if f"auroc_{name}" in figures),
+    )
 
 
 def fit_worker(arguments: dict[str, Any]) -> None:
@@ -275,9 +385,11 @@ def fit_worker(arguments: dict[str, Any]) -> None:
     )
 
 
-def _scene_inputs(data: FitData, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _views(data: FitData, config: RewardModelConfig, places: NDArray[np.int64], plans: NDArray[np.float32]) -> Views:
     rows = data.labels.rows[places]
-    return torch.from_numpy(data.bank.tokens(rows)), torch.from_numpy(data.bank.ego_history[rows])
+    exact = plans.astype(np.float64)
+    rollouts = bank_rollouts(data.bank, rows, exact) if config.relations else np.zeros((0, 0, 0, 0))
+    return look(config, data.bank, rows, exact, rollouts)
 
 
 def _members(data: FitData, config: RewardTrainConfig, state: dict[str, Tensor]) -> tuple[RewardWorldModel, ...]:

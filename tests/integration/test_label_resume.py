@@ -43,11 +43,13 @@ import sys
 from pathlib import Path
 from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.stages.session import RayConfig, ray_session
-from irl_vla.train.reward_model import train_reward
+from irl_vla.ledger.storage import Location
+from irl_vla.train.reward_model import LabelledBank, train_reward
 bank, labels, out = map(Path, sys.argv[1:])
+both = LabelledBank(Location.of(bank), Location.of(labels))
 config = RewardTrainConfig(steps=120, checkpoint_every=30, rows_per_batch=8, proposals_per_row=16)
 with ray_session(RayConfig(cpus=2)), open(f"{out}.steps", "w") as heard:
-    train_reward(bank, labels, config, out, seed=5, report=lambda metrics, step: print(step, file=heard))
+    train_reward(both, both, config, Location.of(out), seed=5, report=lambda metrics, step: print(step, file=heard))
 """
 
 

@@ -1,6 +1,8 @@
 """Token banks out of arrays, for tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,8 +26,11 @@ def store_bank(
     tokens: np.ndarray,
     rows: BankRows,
     *,
+    sight: Mapping[str, np.ndarray] = MappingProxyType({}),
     rows_per_shard: int = 5,
 ) -> TokenBank:
+    kept = {} if layout.sight is None else layout.sight.stored
+    blind = {key: np.zeros((len(rows), *shape), kind) for key, (shape, kind) in kept.items()}
     bank = bank_artefact(Location.of(folder), layout, perception_hash, "samples")
     bank.begin()
     shards = {}
@@ -33,5 +38,6 @@ def store_bank(
         part = slice(start, start + rows_per_shard)
         name = f"shard-{start:06d}"
         some = BankRows(**{key: values[part] for key, values in columns_of(rows).items()})
-        shards[name] = write_bank_shard(bank, name, layout, [Encoded(tokens[part], some)])
+        seen = {key: values[part] for key, values in {**blind, **sight}.items()}
+        shards[name] = write_bank_shard(bank, name, layout, [Encoded(tokens[part], some, seen)])
     return finish_bank(bank, shards)

@@ -5,12 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from irl_vla.epdms.records import POLYGON_LAYERS, REFERENCE_STEPS, ROLLOUT_STEPS, Polygons, PreparedScene, Tracks
+from irl_vla.epdms.road_fields import FieldGrid, JudgedRoads, road_fields
 from irl_vla.epdms.store import write_shard
+from irl_vla.policy.sight import SightLayout, stored_fields
 from irl_vla.policy.token_bank import BankRows, TokenLayout
 from irl_vla.reward.proposals import constant_manoeuvre
+from irl_vla.scene import OBJECT_NAMES
 from tests.unit.policy.banks import store_bank
 
-LAYOUT = TokenLayout({"meta": 2, "bev": 4, "map": 2, "object": 3, "ego": 2}, 16)
+#: One object and one future: a parked car.
+SIGHT = SightLayout(x_min_m=-16.0, y_min_m=-16.0, cell_m=1.0, rows=80, columns=32, objects=1, modes=1)
+LAYOUT = TokenLayout({"meta": 2, "bev": 4, "map": 2, "object": 3, "ego": 2}, 16, SIGHT)
 START_US = 1_620_000_000_000_000
 FRAME_US = 500_000
 LIMIT_MPS = 10.0
@@ -80,6 +85,29 @@ def human(speed_mps, obstacle_m):
     return straight(speed_mps, 0.0 if obstacle_m is None else -(speed_mps**2) / (2 * max(obstacle_m - 9.0, 1.0)))
 
 
+def sight_columns(scenes):
+    """What perfect perception says of scenes, as a bank keeps it."""
+    grid = FieldGrid(SIGHT.x_min_m, SIGHT.y_min_m, SIGHT.cell_m, SIGHT.rows, SIGHT.columns)
+    columns = {name: np.zeros((len(scenes), *shape), kind) for name, (shape, kind) in SIGHT.stored.items()}
+    for row, item in enumerate(scenes):
+        roads = JudgedRoads(
+            item.ego_state[:3],
+            item.polygons,
+            item.polygon_layer,
+            item.polygon_on_route,
+            item.centerline,
+            item.red_lights,
+        )
+        columns["fields"][row] = stored_fields(road_fields(roads, grid))
+        if len(item.tracks):
+            x = item.tracks.poses[0, 0, 0]
+            columns["boxes"][row, 0] = [x, 0, 0.8, 4.5, 1.9, 1.6, 0, 0, 0]
+            columns["object_scores"][row, 0, OBJECT_NAMES.index("vehicle")] = 1
+            columns["futures"][row, 0, 0, :, 0] = x
+    columns["future_chances"][:] = 1
+    return columns
+
+
 def write_world(folder: Path, rows: int = 12, seed: int = 0, groups: int = 4) -> tuple[Path, Path]:
     """A bank and a store of ``rows`` scenes; tokens tell speed and distance of the parked car, noisily.
 
@@ -114,5 +142,5 @@ def write_world(folder: Path, rows: int = 12, seed: int = 0, groups: int = 4) ->
         has_human=np.ones(rows, bool),
     )
     bank = folder / "bank"
-    store_bank(bank, LAYOUT, "perception-a", packed, columns)
+    store_bank(bank, LAYOUT, "perception-a", packed, columns, sight=sight_columns(scenes))
     return bank, store

@@ -12,6 +12,7 @@ from irl_vla.reward.config import BackendConfig, LabelConfig, ProposalConfig, Re
 from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, predict_subscores
+from irl_vla.reward.views import bank_rollouts, look
 from irl_vla.scene import SUBSCORES, SubScores
 
 from ..ledger.here import without_ray
@@ -54,12 +55,7 @@ def test_model_backend_groups_plans_by_scene_without_mixing_them_up(bank, rows):
     plans = some_plans(rows, 3)
     found = ModelBackend((net,), bank, BackendConfig(computed_comfort=False, plans_per_batch=4)).score(rows, plans)
     with torch.inference_mode():
-        expected = predict_subscores(
-            (net,),
-            torch.from_numpy(bank.tokens(rows)),
-            torch.from_numpy(plans).float(),
-            torch.from_numpy(bank.ego_history[rows]),
-        )
+        expected = predict_subscores((net,), look(net.config, bank, rows, plans, bank_rollouts(bank, rows, plans)))
     columns = [SUBSCORES.index(name) for name in LEARNED]
     np.testing.assert_allclose(found.values[..., columns], expected, rtol=1e-4, atol=1e-5)
     assert np.isnan(found.values[..., EC]).all()

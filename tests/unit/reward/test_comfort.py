@@ -2,7 +2,7 @@ import numpy as np
 
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.scorer import score_plans
-from irl_vla.reward.comfort import history_comforts, pair_comforts
+from irl_vla.reward.comfort import history_comforts, pair_comforts, scene_rollouts
 from irl_vla.scene import SUBSCORES
 
 from .roads import FRAME_US, START_US, history, scene, straight
@@ -18,7 +18,9 @@ def test_history_comfort_is_that_of_the_scorer():
     for speed_mps in (2.0, 8.0, 14.0):
         plans = plans_at(speed_mps)
         scored = score_plans(scene("a", speed_mps), plans, ScorerConfig(human_filter=False))
-        computed = history_comforts(history(speed_mps)[None], plans[None], TIMES)[0]
+        computed = history_comforts(
+            history(speed_mps)[None], scene_rollouts(history(speed_mps)[None], plans[None], TIMES)
+        )[0]
         np.testing.assert_array_equal(computed, scored.raw[:, SUBSCORES.index("hc")])
         assert 0.0 < computed.mean() < 1.0
 

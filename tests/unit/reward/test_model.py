@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from irl_vla.errors import ConfigError
 from irl_vla.reward.config import RewardModelConfig
 from irl_vla.reward.loss import LEARNED, LOGITS
-from irl_vla.reward.model import RewardWorldModel, plan_features, predict_subscores
+from irl_vla.reward.model import RewardWorldModel, Views, plan_features, predict_subscores
+from irl_vla.reward.relations import RELATIONS, STEPS
 
 from .roads import LAYOUT, history, straight
 
@@ -17,11 +19,12 @@ def model(queries=4, seed=0):
 def inputs(scenes=3, plans=5):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(scenes, LAYOUT.total, LAYOUT.width, generator=generator)
+    relations = torch.randn(scenes, plans, STEPS, len(RELATIONS), generator=generator)
     speeds = 4.0 + torch.arange(scenes)
     histories = torch.from_numpy(np.stack([history(float(speed)) for speed in speeds])).float()
     curves = np.linspace(-0.05, 0.05, plans)
     each = np.stack([[straight(float(speed), -0.5, curve) for curve in curves] for speed in speeds])
-    return tokens, torch.from_numpy(each).float(), histories
+    return Views(torch.from_numpy(each).float(), histories, tokens, relations)
 
 
 def features_of(plan, speed):
@@ -59,36 +62,57 @@ def test_features_do_not_jump_where_the_heading_wraps():
 
 @pytest.mark.parametrize("queries", [1, 2, 4, 8])
 def test_logits_of_a_plan_do_not_depend_on_the_other_plans_or_scenes(queries):
-    net, (tokens, plans, histories) = model(queries), inputs()
+    net, views = model(queries), inputs()
+    one = Views(views.plans[1:2, 3:4], views.history[1:2], views.tokens[1:2], views.relations[1:2, 3:4])
     with torch.inference_mode():
-        together = net(plans, histories, net.scene_keys(tokens))
-        alone = net(plans[1:2, 3:4], histories[1:2], net.scene_keys(tokens[1:2]))
+        together, alone = net(views), net(one)
     assert together.shape == (3, 5, LOGITS)
     torch.testing.assert_close(together[1:2, 3:4], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_scene_plan_and_speed_all_matter():
-    net, (tokens, plans, histories) = model(), inputs()
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tokens": inputs().tokens.flip(0)},
+        {"relations": inputs().relations.flip(0)},
+        {"plans": inputs().plans + 0.5},
+        {"history": inputs().history * 0.5},
+    ],
+)
+def test_scene_plan_and_speed_all_matter(changed):
+    net, views = model(), inputs()
     with torch.inference_mode():
-        base = net(plans, histories, net.scene_keys(tokens))
-        assert not torch.allclose(base, net(plans, histories, net.scene_keys(tokens.flip(0))), atol=1e-4)
-        assert not torch.allclose(base, net(plans + 0.5, histories, net.scene_keys(tokens)), atol=1e-4)
-        assert not torch.allclose(base, net(plans, histories * 0.5, net.scene_keys(tokens)), atol=1e-4)
+        assert not torch.allclose(net(views), net(views._replace(**changed)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("branch", "unread"), [("tokens", "relations"), ("relations", "tokens")])
+def test_a_branch_alone_needs_no_more_than_it_reads(branch, unread):
+    config = RewardModelConfig().with_overrides({unread: False})
+    net, views = RewardWorldModel(LAYOUT, config).eval(), inputs()
+    with torch.inference_mode():
+        assert torch.equal(net(views), net(views._replace(**{unread: None})))
+        assert not torch.allclose(net(views), net(views._replace(**{branch: getattr(views, branch).flip(0)})))
+
+
+def test_a_model_that_sees_nothing_is_refused():
+    with pytest.raises(ConfigError, match="tokens or relations"):
+        RewardModelConfig().with_overrides({"tokens": False, "relations": False})
 
 
 def test_every_kind_of_token_is_attended_to():
-    net, (tokens, plans, histories) = model(), inputs()
-    tokens.requires_grad_(True)
-    net(plans, histories, net.scene_keys(tokens)).square().sum().backward()
-    assert (tokens.grad.abs().sum((0, 2)) > 0).all()
+    net, views = model(), inputs()
+    views.tokens.requires_grad_(True)
+    net(views).square().sum().backward()
+    assert (views.tokens.grad.abs().sum((0, 2)) > 0).all()
 
 
-def test_an_ensemble_predicts_the_mean_of_its_members():
-    members, (tokens, plans, histories) = (model(seed=0), model(seed=1)), inputs()
+def test_an_ensemble_predicts_the_mean_of_its_members_and_pessimism_takes_off_their_spread():
+    members, views = (model(seed=0), model(seed=1)), inputs()
     with torch.inference_mode():
-        each = [predict_subscores((member,), tokens, plans, histories) for member in members]
-        both = predict_subscores(members, tokens, plans, histories)
+        each = [predict_subscores((member,), views) for member in members]
+        both, wary = predict_subscores(members, views), predict_subscores(members, views, pessimism=2.0)
     assert both.shape == (3, 5, len(LEARNED))
     torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+    torch.testing.assert_close(wary, (both - 2.0 * torch.stack(each).std(0)).clamp_min(0))
     assert both.min() >= 0.0
     assert both.max() <= 1.0

@@ -36,6 +36,10 @@ def test_pick_by_hand():
     assert found.mean_best == pytest.approx(0.9)
     assert found.mean_random == pytest.approx(0.5)
     assert found.bias == pytest.approx((1.5 - 1.5 + 1.4 - 1.5) / 6)
+    assert found.enrichment == pytest.approx((0.5 - 0.3) / 2)  # a quarter of three plans is one
+    ours, theirs = [0.4, 0.0, -0.4, -0.8 / 3, 1.3 / 3, -0.5 / 3], [0.5, -0.1, -0.4, 0.0, -0.3, 0.3]
+    assert found.correlation == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
+    assert (found.spread_predicted, found.spread_true) == pytest.approx((np.std(ours), np.std(theirs)))
 
 
 def test_masked_plans_are_neither_picked_nor_best():

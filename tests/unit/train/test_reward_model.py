@@ -8,11 +8,12 @@ from irl_vla.ledger.storage import Location
 from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
+from irl_vla.reward.relations import RELATIONS, STEPS
 from irl_vla.train.reward_model import (
     Ensemble,
     FitJob,
     draw_batch,
-    evaluate_held_out,
+    evaluate,
     fit_steps,
     held_out_rows,
     make_optimiser,
@@ -88,14 +89,30 @@ def test_no_group_is_on_both_sides(folders):
     assert len(data.train) + len(data.held_out) == 160
 
 
-def test_batches_depend_on_the_generator_alone_and_hold_no_held_out_row(folders):
-    data = open_data(job_of(folders))
-    one, two = (draw_batch(data, CONFIG, np.random.default_rng([0, 7, 0])) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    tokens, history, plans, subscores = one
-    assert (tokens.shape[0], history.shape, plans.shape, subscores.shape) == (6, (6, 4, 7), (6, 8, 8, 3), (6, 8, 8))
+def test_batches_depend_on_seed_and_step_alone_and_hold_no_held_out_row(folders):
+    config = CONFIG.with_overrides({"model.members": 2})
+    data = open_data(job_of(folders, config))
+    one, two, next_one = (draw_batch(data, config, 0, step, 0) for step in (7, 7, 8))
+    assert torch.equal(one.subscores, two.subscores)
+    assert torch.equal(one.views[1].relations, two.views[1].relations)
+    assert not torch.equal(one.views[0].tokens, next_one.views[0].tokens)
+    assert one.subscores.shape == (2, 6, 8, 8)
+    assert one.views[0].relations.shape == (6, 8, STEPS, len(RELATIONS))
+    assert not torch.equal(one.views[0].tokens, one.views[1].tokens)  # members differ in their batches
     held_out = torch.from_numpy(data.bank.tokens(data.labels.rows[data.held_out])).flatten(1)
-    assert not any((held_out == row).all(1).any() for row in tokens.flatten(1))
+    assert not any((held_out == row).all(1).any() for views in one.views for row in views.tokens.flatten(1))
+
+
+def test_members_draw_layouts_of_their_own_and_a_single_model_takes_all(folders):
+    single = open_data(job_of(folders))
+    assert np.array_equal(single.rows[0], single.train)
+    data = open_data(job_of(folders, CONFIG.with_overrides({"model.members": 2})))
+    groups = [data.bank.group[data.labels.rows[rows]] for rows in data.rows]
+    assert [len(set(names)) < len(set(single.bank.group[single.labels.rows[single.train]])) for names in groups] == [
+        True,
+        True,
+    ]
+    assert set(groups[0]) != set(groups[1])
 
 
 def test_one_group_cannot_be_held_out():
@@ -118,7 +135,8 @@ def test_it_learns_what_collides_and_picks_better_than_chance(folders):
     data = open_data(job)
     ensemble, *rest = fresh(config)
     fit_steps(ensemble, *rest, data, steps=range(config.steps), job=job)
-    quality = evaluate_held_out(tuple(member.eval() for member in ensemble.members), data)
+    models = tuple(member.eval() for member in ensemble.members)
+    quality = evaluate(models, data.bank, data.labels, data.held_out)
     found = {item.subscore: item for item in quality.subscores if item.source == "all"}
     assert found["nc"].auroc > 0.95
     assert found["dac"].auroc > 0.95
