@@ -6,6 +6,8 @@ large each is. Numbers of a row are a tensor column (Arrow's canonical type), so
 
 import logging
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,20 @@ def write_rows(path: Path, layout: RowLayout, batches: Iterable[Rows], fingerpri
             file.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             count += len(columns[0])
     return count
+
+
+def scratch_array(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+    """An array of zeros in a temporary file that ends with the array: as large as the disk allows, not the memory.
+
+    Raises:
+        OSError: if the disk of the temporary files (``TMPDIR``) has not the space.
+    """
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    with tempfile.TemporaryFile(prefix="irl-vla-") as stream:
+        if size == 0:
+            return np.zeros(shape, kind)
+        os.posix_fallocate(stream.fileno(), 0, size)  # without the space, writing to the map would kill the process
+        return np.memmap(stream, kind, "r+", shape=shape)
 
 
 def row_bytes(layout: RowLayout) -> int:

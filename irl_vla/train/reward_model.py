@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from irl_vla.errors import CheckpointError
+from irl_vla.ledger.arrays import scratch_array
 from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
 from irl_vla.ledger.files import content_hash
 from irl_vla.ledger.storage import Location
@@ -64,7 +65,7 @@ class FitJob:
 
 @dataclass(frozen=True, eq=False)
 class FitData:
-    """Labelled rows in memory; tokens stay in the memory-mapped bank.
+    """Labelled rows; what a plan has, and the tokens, lies on disk.
 
     Attributes:
         train, held_out: indices into the label set, of disjoint groups.
@@ -153,7 +154,9 @@ def open_data(job: FitJob) -> FitData:
         )
     groups = bank.group[labels.rows]
     held_out = held_out_rows(groups, job.config.holdout_fraction, job.seed)
-    subscores = labels.subscores()[..., _COLUMNS]
+    subscores = scratch_array((*labels.source.shape, len(LEARNED)), np.float32)
+    for part in labels.parts():
+        subscores[part] = labels.subscores(part)[..., _COLUMNS]
     return FitData(bank, labels, subscores, np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
@@ -196,8 +199,7 @@ def fit_steps(
 ) -> None:
     """Takes optimiser steps; ``after`` hears the step just done and its losses."""
     config = job.config
-    flat = torch.from_numpy(data.subscores[data.train].reshape(-1, len(LEARNED)))
-    weights = class_weights(flat, config.model.class_balance).to(rank.device)
+    weights = _class_weights(data, config).to(rank.device)
     ensemble.train()
 
     def batch_of(step: int) -> tuple[Tensor, ...]:
@@ -238,7 +240,7 @@ def evaluate_held_out(models: tuple[RewardWorldModel, ...], data: FitData, rows_
             plans = torch.from_numpy(data.labels.plans[rows])
             found = predict_subscores(models, tokens, plans, history)
             predicted[start : start + rows_per_batch][..., _COLUMNS] = found.numpy()
-    true = data.labels.subscores()[data.held_out].astype(np.float64)
+    true = data.labels.subscores(data.held_out).astype(np.float64)
     groups = data.bank.group[data.labels.rows[data.held_out]]
     return quality_report(predicted, true, data.labels.source[data.held_out], len(set(groups.tolist())))
 
@@ -273,6 +275,13 @@ def fit_worker(arguments: dict[str, Any]) -> None:
     fit_steps(
         ensemble, optimiser, schedule, data, steps=range(start, job.config.steps), job=job, rank=rank, after=after
     )
+
+
+def _class_weights(data: FitData, config: RewardTrainConfig) -> Tensor:
+    """(8, 3) of the rows that are trained on."""
+    here = scratch_array((len(data.train), *data.subscores.shape[1:]), np.float32)
+    np.take(data.subscores, data.train, axis=0, out=here, mode="clip")  # "raise" would take a copy in memory
+    return class_weights(torch.from_numpy(here.reshape(-1, len(LEARNED))), config.model.class_balance)
 
 
 def _scene_inputs(data: FitData, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
