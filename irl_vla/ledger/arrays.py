@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -218,6 +218,10 @@ class ShardedRows:
     def column(self, name: str) -> NDArray[Any]:
         """(R, ...) of all rows, in memory."""
         return _joined(self._chunks[name])
+
+    def only(self, names: Iterable[str]) -> Self:
+        """The same rows of some columns: texts and truth values of the others take no memory any more."""
+        return replace(self, _chunks={name: self._chunks[name] for name in names})
 
     def take(self, name: str, rows: ArrayLike) -> NDArray[Any]:
         """(B, ...) of some rows (B,), copied from the memory map."""

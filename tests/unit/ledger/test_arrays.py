@@ -153,6 +153,14 @@ def test_a_row_takes_what_its_layout_says(tmp_path: Path) -> None:
     assert (sizes[1] - sizes[0]) / 2000 == pytest.approx(row_bytes(layout), rel=0.01)
 
 
+def test_some_columns_are_the_same_rows(tmp_path: Path) -> None:
+    shards = store(tmp_path, [3, 6])
+    whole = ShardedRows.open(Location.of(tmp_path), shards, LAYOUT, "a1", REMEDY)
+    some = whole.only(["time", "image"])
+    assert (some.columns, len(some), some.names) == (["time", "image"], len(whole), whole.names)
+    np.testing.assert_array_equal(some.take("image", [7, 1]), whole.take("image", [7, 1]))
+
+
 def test_a_scratch_array_is_zero_takes_values_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
