@@ -29,7 +29,7 @@ from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import DiffusionPlanner
 from irl_vla.policy.planner_config import PlannerConfig
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenBankWriter, TokenLayout
+from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, finish_bank, write_bank_shard
 from irl_vla.reward.chains import chain_sampler
 from irl_vla.reward.config import LabelConfig
 from irl_vla.reward.label_shards import write_label_shard
@@ -75,9 +75,9 @@ def write_bank(folder: Path, scenes: list[PreparedScene]) -> TokenBank:
         has_plan=np.ones(rows, np.bool_),
         has_human=np.ones(rows, np.bool_),
     )
-    with TokenBankWriter(folder, layout, "benchmark", 0, {}) as writer:
-        writer.append(np.random.default_rng(0).normal(size=(rows, layout.total, layout.width)), columns)
-    return TokenBank.open(folder)
+    bank = bank_artefact(Location.of(folder), layout, "benchmark", "random")
+    tokens = np.random.default_rng(0).normal(size=(rows, layout.total, layout.width))
+    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [(tokens, columns)])})
 
 
 def random_sampler(bank: TokenBank) -> ChainSampler:

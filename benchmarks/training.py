@@ -21,7 +21,7 @@ from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy
 from irl_vla.stages.session import RayConfig, ray_session
-from irl_vla.train import imitation, reward_model
+from irl_vla.train import imitation, reward_data, reward_model
 from irl_vla.train.imitation import ImitationModel, Trainee, fit_codec, train_steps
 from irl_vla.train.loop import ALONE, Entry, RunSpec, report_entries, report_state, run_training
 from irl_vla.train.samples import open_samples
@@ -47,7 +47,7 @@ def fit(folder: Path, steps: int, after: After) -> None:
     config = smoke_experiment().train_reward.model_copy(update={"steps": steps})
     bank = TokenBank.open(folder / "bank")
     ensemble = reward_model.Ensemble(bank.layout, config)
-    job = reward_model.FitJob(folder, folder, Location.of(folder), config, 0)
+    job = reward_data.FitJob(folder, folder, Location.of(folder), config, 0)
     optimiser = reward_model.make_optimiser(ensemble.parameters(), config)
     reward_model.fit_steps(
         ensemble,

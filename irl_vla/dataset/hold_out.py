@@ -1,7 +1,7 @@
 """Divides a split into training and validation by whole drives or layouts, and writes the two split files."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from irl_vla.dataset.splits import LogLayout, SceneRef, Split, read_layouts, rea
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import ConfigError
 from irl_vla.ledger.files import write_text
+from irl_vla.ledger.progress import followed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,13 +91,8 @@ def hold_out(
     return first, second
 
 
-def read_refs(
-    dataset: Dataset, split: Split, workers: int, progress: Callable[[int], None] = lambda _total: None
-) -> list[SceneRef]:
+def read_refs(dataset: Dataset, split: Split, workers: int) -> list[SceneRef]:
     """All scenes of a split; every log is read once, by so many processes.
-
-    Args:
-        progress: called with the number of logs after each of them.
 
     Raises:
         ConfigError: if the split has second-stage scenes, which are for judging.
@@ -109,10 +105,10 @@ def read_refs(
     logs = logs_of(dataset, split)
     found: dict[str, list[SceneRef]] = {}
     whole = split.scene_filter.max_scenes is not None  # counted over logs, so they cannot be read apart
-    for refs in spread(partial(refs_of, dataset, split), [None] if whole else [[name] for name in logs], workers):
+    parts = [None] if whole else [[name] for name in logs]
+    for refs in followed(spread(partial(refs_of, dataset, split), parts, workers), "read", "logs", len(parts)):
         for ref in refs:
             found.setdefault(ref.log_name, []).append(ref)
-        progress(len(logs))
     return [ref for name in logs for ref in found.get(name, [])]
 
 
@@ -143,7 +139,6 @@ def divide(
     name: str,
     *,
     workers: int,
-    progress: Callable[[int], None] = lambda _total: None,
 ) -> tuple[Part, Part]:
     """Reads a split, divides it with :func:`hold_out` and writes the two parts.
 
@@ -152,7 +147,7 @@ def divide(
         LogFormatError: if a log is missing or broken.
     """
     split = read_split(dataset, source)
-    refs = read_refs(dataset, split, workers, progress)
+    refs = read_refs(dataset, split, workers)
     parts = hold_out(refs, read_layouts(dataset), share, generator, name)
     write_parts(dataset, split, parts)
     return parts

@@ -17,7 +17,7 @@ from irl_vla.dataset.splits import StagePair
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.geometry import Floats
-from irl_vla.judge.fingerprint import Fingerprint, fingerprint, write_fingerprint
+from irl_vla.judge.fingerprint import Fingerprint, fingerprint, sidecar, write_fingerprint
 from irl_vla.judge.for_each import ForEach
 from irl_vla.judge.one_stage import FrameId, SplitScores, score_split
 from irl_vla.judge.tables import (
@@ -29,6 +29,7 @@ from irl_vla.judge.tables import (
     write_csv,
 )
 from irl_vla.judge.two_stage import PairScores, score_pairs, usable_pairs
+from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import OfficialResults, one_stage_results, two_stage_results
 from irl_vla.scene import SUBSCORES
 
@@ -156,9 +157,10 @@ def write_judgement(
     return [folder / name for name in tables]
 
 
-def withdraw_results(folder: Path) -> None:
-    """Removes ``results.csv`` of an earlier judgement, before anything else of it is replaced."""
-    (folder / RESULTS_NAME).unlink(missing_ok=True)
+def withdraw_results(folder: Path | Location) -> None:
+    """Removes ``results.csv`` of an earlier judgement, and who judged, before anything else of it is replaced."""
+    for name in (RESULTS_NAME, sidecar(Path(RESULTS_NAME)).name):
+        (Location.of(folder) / name).delete()
 
 
 def _judge_one_stage(

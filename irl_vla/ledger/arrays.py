@@ -6,8 +6,10 @@ large each is. Numbers of a row are a tensor column (Arrow's canonical type), so
 
 import logging
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -51,6 +53,20 @@ def write_rows(path: Path, layout: RowLayout, batches: Iterable[Rows], fingerpri
             file.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             count += len(columns[0])
     return count
+
+
+def scratch_array(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+    """An array of zeros in a temporary file that ends with the array: as large as the disk allows, not the memory.
+
+    Raises:
+        OSError: if the disk of the temporary files (``TMPDIR``) has not the space.
+    """
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    with tempfile.TemporaryFile(prefix="irl-vla-") as stream:
+        if size == 0:
+            return np.zeros(shape, kind)
+        os.posix_fallocate(stream.fileno(), 0, size)  # without the space, writing to the map would kill the process
+        return np.memmap(stream, kind, "r+", shape=shape)
 
 
 def row_bytes(layout: RowLayout) -> int:
@@ -202,6 +218,10 @@ class ShardedRows:
     def column(self, name: str) -> NDArray[Any]:
         """(R, ...) of all rows, in memory."""
         return _joined(self._chunks[name])
+
+    def only(self, names: Iterable[str]) -> Self:
+        """The same rows of some columns: texts and truth values of the others take no memory any more."""
+        return replace(self, _chunks={name: self._chunks[name] for name in names})
 
     def take(self, name: str, rows: ArrayLike) -> NDArray[Any]:
         """(B, ...) of some rows (B,), copied from the memory map."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from irl_vla.errors import ClusterError, IrlVlaError
+from irl_vla.errors import ClusterError
 from irl_vla.ledger.owner import OWNER_NAME
 from irl_vla.ledger.progress import progress
 from irl_vla.ledger.storage import Location
@@ -75,7 +75,7 @@ def write_shards(
         sizes: name to expected rows of each shard to make; the largest are begun first.
 
     Raises:
-        IrlVlaError: what a writer raised.
+        Exception: what a writer raised, as it raised it.
         ClusterError: if Ray lost the actors; finished shards are kept.
     """
     if not sizes:
@@ -103,6 +103,13 @@ def write_shards(
     log.info("%s: %d %s in %.0f s, %.1f a second", plan.title, rows, plan.unit, seconds, rows / seconds)
 
 
+class _WriterError(Exception):
+    """Carries what a writer raised, its first argument, past Ray Data, which adds words of its own to an error's.
+
+    A message of the project would have further lines, and an error of the disk another file name.
+    """
+
+
 class _Actor:
     """Ray Data's side of a writer, which is made with the first shard: Ray hides errors of an actor's constructor."""
 
@@ -111,34 +118,25 @@ class _Actor:
         self._write: ShardWriter | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self._write = self._write or self._writer(*self._arguments)
-        return {"rows": [self._write(str(batch["shard"][0]))]}
+        try:
+            self._write = self._write or self._writer(*self._arguments)
+            return {"rows": [self._write(str(batch["shard"][0]))]}
+        except Exception as error:
+            raise _WriterError(error) from error
 
 
 def _unwrapped(data: Any, title: str) -> Iterator[int]:
-    """Rows of each finished shard; errors of the project come out as they were raised."""
+    """Rows of each finished shard; errors of writers come out as they were raised."""
     import ray.exceptions
 
     try:
         for batch in data.iter_batches(batch_size=1):
             yield int(batch["rows"][0])
     except ray.exceptions.RayTaskError as error:
-        cause = _project_error(error)
-        if cause is not None:
-            raise cause from error
+        if isinstance(error.cause, _WriterError):
+            raise error.cause.args[0] from error
         raise
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"{title}: Ray lost its workers ({error}); start the command again, finished parts are kept"
         ) from error
-
-
-def _project_error(error: BaseException) -> IrlVlaError | None:
-    """The project's own error behind one of Ray's, however deep."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        if isinstance(cause, IrlVlaError):
-            return cause
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return None

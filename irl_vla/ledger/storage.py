@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from irl_vla.errors import StorageError
 from irl_vla.ledger.files import atomic_path
+
+#: Name of the record of an artefact in its folder (here, because a folder is handed over with it last).
+RECORD_NAME: Final = "artefact.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -148,24 +151,28 @@ class Location:
             self.upload(path)
 
     @contextmanager
-    def filling(self) -> Iterator[Path]:
-        """Yields a local folder to fill: this one, or one that is uploaded when the block ends without an error."""
+    def filling(self, last: str = RECORD_NAME) -> Iterator[Path]:
+        """Yields a local folder to fill: this one, or one that is uploaded when the block ends without an error.
+
+        Args:
+            last: name of the file by which readers know that the others are there; it is uploaded after them.
+        """
         if self.is_local:
             self.path.mkdir(parents=True, exist_ok=True)
             yield self.path
             return
         with tempfile.TemporaryDirectory(prefix="irl-vla-") as folder:
             yield Path(folder)
-            self.upload(Path(folder))
+            self.upload(Path(folder), last)
 
-    def upload(self, source: Path) -> None:
-        """Copies a local file or folder to here; of a folder, the record of an artefact comes last."""
+    def upload(self, source: Path, last: str = RECORD_NAME) -> None:
+        """Copies a local file or folder to here; of a folder, the files called ``last`` come last."""
         import pyarrow.fs as pafs
 
         with _named(self):
             system, path = self._system()
             files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-            for file in sorted(files, key=lambda file: file.name == RECORD_NAME):
+            for file in sorted(files, key=lambda file: file.name == last):
                 target = path if source.is_file() else f"{path}/{file.relative_to(source).as_posix()}"
                 if self.is_local:
                     Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +256,6 @@ class Location:
     def _info(self) -> Any:
         system, path = self._system()
         return system.get_file_info(path)
-
-
-#: Name of the record of an artefact in its folder (here, because a folder is handed over with it last).
-RECORD_NAME = "artefact.json"
 
 
 def cache_folder() -> Path:

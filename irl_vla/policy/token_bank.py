@@ -187,7 +187,7 @@ class TokenBank:
             perception_hash=found,
             inputs=record.identity.inputs,
             fingerprint=record.fingerprint,
-            _stored=stored,
+            _stored=stored.only(["tokens"]),
             **columns_of(rows),
         )
 

@@ -167,7 +167,6 @@ class VocabularyBackend:
 
     def __init__(self, labels: LabelSet) -> None:
         self._labels = labels
-        self._subscores = labels.subscores()
         self._place = {int(row): index for index, row in enumerate(labels.rows)}
 
     def score(self, rows: NDArray[np.int64], plans: Floats) -> SubScores:
@@ -179,7 +178,7 @@ class VocabularyBackend:
             if place is not None:
                 asked, known = comparable(plans[index]), comparable(self._labels.plans[place])
                 nearest = ((asked[:, None] - known[None]) ** 2).sum(-1).argmin(1)
-                values[index], valid[index] = self._subscores[place, nearest], True
+                values[index], valid[index] = self._labels.subscores([place])[0, nearest], True
         return _counted(SubScores(values, valid), "vocabulary", "labels")
 
 

@@ -7,6 +7,7 @@ of one row at a time. Labels are raw: the human filter is applied when they are 
 import io
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.chains import load_chain_sampler
 from irl_vla.reward.config import LabelConfig, RewardWeights
-from irl_vla.reward.label_shards import SUFFIX, LabelledRows, join_rows, read_label_shard, write_label_shard
+from irl_vla.reward.label_shards import SUFFIX, LabelledRows, join_rows, read_label_shards, write_label_shard
 from irl_vla.reward.plan_codes import decode_plans, encode_plans, rounded
 from irl_vla.reward.proposals import SOURCES, ChainSampler, RowFacts, fit_vocabulary, propose
 from irl_vla.reward.weights import gates, reward
@@ -39,6 +40,8 @@ KIND: Final = "labels"
 REMEDY: Final = "run `irl-vla label` again"
 _VOCABULARY_NAME: Final = "vocabulary_codes.npy"
 _SHOWN: Final = 5
+#: Rows whose sub-scores are looked at together.
+_ROWS_AT_ONCE: Final = 1024
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ class LabelJob:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelSet:
-    """Labels of R bank rows with P proposals each.
+    """Labels of R bank rows with P proposals each. What a plan has lies on disk, all else in memory.
 
     Attributes:
         tokens: view token of every row.
@@ -104,21 +107,34 @@ class LabelSet:
     human_filter: bool
     fingerprint: str
 
-    def subscores(self) -> NDArray[np.float32]:
-        """(R, P, 9) sub-scores; with the human filter, 1 wherever the human's own value is exactly 0."""
-        return np.where(self.human_filter & (self.human[:, None] == 0.0), np.float32(1.0), self.raw)
+    def subscores(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """(B, P, 9) sub-scores; with the human filter, 1 wherever the human's own value is exactly 0.
+
+        Args:
+            rows: places in the label set, an index or slice of B; all by default.
+        """
+        forgiven = self.human_filter & (self.human[rows][:, None] == 0.0)
+        return np.where(forgiven, np.float32(1.0), self.raw[rows])
+
+    def parts(self) -> Iterator[slice]:
+        """The whole set, some rows at a time."""
+        for start in range(0, len(self.rows), _ROWS_AT_ONCE):
+            yield slice(start, start + _ROWS_AT_ONCE)
 
 
 def mean_labels(labels: LabelSet) -> dict[str, float]:
     """Mean EPDMS (without EC) and share of failed gates by source of proposals: what the reward model learns from."""
-    values = labels.subscores()
-    scores = reward(values, RewardWeights())
-    means = {"label/epdms": float(scores.mean())}
-    for index, name in enumerate(SOURCES):
-        here = labels.source == index
-        if here.any():
-            means[f"label/epdms_{name}"] = float(scores[here].mean())
-            means[f"label/failed_{name}"] = float((gates(values[here]) == 0).mean())
+    totals = np.zeros((3, len(SOURCES)))
+    for part in labels.parts():
+        values, source = labels.subscores(part), labels.source[part].ravel()
+        scores, failed = reward(values, RewardWeights()), gates(values.astype(np.float64)) == 0
+        weights = (None, scores.ravel(), failed.ravel())
+        totals += np.stack([np.bincount(source, weight, len(SOURCES)) for weight in weights])
+    plans, scored, lost = totals
+    means = {"label/epdms": float(scored.sum() / plans.sum())}
+    for index in np.flatnonzero(plans):
+        means[f"label/epdms_{SOURCES[index]}"] = float(scored[index] / plans[index])
+        means[f"label/failed_{SOURCES[index]}"] = float(lost[index] / plans[index])
     return means
 
 
@@ -153,7 +169,7 @@ def write_labels(
 
 
 def open_labels(folder: Path | Location) -> LabelSet:
-    """Reads a finished label set into memory (about 10 kB a row of 64 proposals).
+    """Reads a finished label set.
 
     Raises:
         CheckpointError: if it is not finished, of another schema, or a shard is lost or belongs to another run.
@@ -168,13 +184,10 @@ def open_labels(folder: Path | Location) -> LabelSet:
             f"the folder and {REMEDY}"
         )
     here, vocabulary = Location.of(place.local()), _read_vocabulary(place)
-    labels = join_rows(
-        [read_label_shard(shard_path(here, name, SUFFIX), vocabulary, count, record.fingerprint) for name in logs]
-    )
+    shards = [shard_path(here, name, SUFFIX) for name in logs]
+    labels = read_label_shards(shards, vocabulary, count, record.fingerprint)
     if len(labels) != record.facts["rows"]:
         raise CheckpointError(f"{place}: expected {record.facts['rows']} labelled rows, found {len(labels)}; {REMEDY}")
-    if (np.diff(labels.rows) < 0).any():
-        labels = labels.take(np.argsort(labels.rows))
     scorer = validated(ScorerConfig, record.identity.settings["scorer"], source=str(place))
     return LabelSet(
         tokens=tuple(labels.tokens.tolist()),

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rich.progress import track
-
 from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.progress import progress
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
@@ -75,19 +74,21 @@ def run_job(job: FinetuneJob, training: Training) -> Location:
     history = _resumed(job, training)
     if not history:
         history.append(_validated(job, training, history))
-    remaining = range(training.iteration, config.iterations)
-    for _ in track(remaining, description=folder.name, disable=not logging.root.isEnabledFor(logging.INFO)):
-        if is_stale(history, config.patience, config.max_progress_loss):
-            log.info("%s: no better true score in %d validations; stopped", folder.name, config.patience)
-            _save_state(job, training, history)
-            break
-        metrics = training.train()
-        job.report(metrics, training.iteration)
-        last = training.iteration == config.iterations
-        if training.iteration % config.validate_every == 0 or last:
-            history.append(_validated(job, training, history) | metrics)
-        if training.iteration % config.checkpoint_every == 0 or last:
-            _save_state(job, training, history)
+    with progress(folder.name, "iterations", config.iterations) as shown:
+        shown.start_from(training.iteration)
+        while training.iteration < config.iterations:
+            if is_stale(history, config.patience, config.max_progress_loss):
+                log.info("%s: no better true score in %d validations; stopped", folder.name, config.patience)
+                _save_state(job, training, history)
+                break
+            metrics = training.train()
+            job.report(metrics, training.iteration)
+            last = training.iteration == config.iterations
+            if training.iteration % config.validate_every == 0 or last:
+                history.append(_validated(job, training, history) | metrics)
+            if training.iteration % config.checkpoint_every == 0 or last:
+                _save_state(job, training, history)
+            shown.reach(training.iteration)
     return folder / BEST
 
 

@@ -6,13 +6,13 @@ runs/<name>/seed-<seed>/<stage> what a stage makes, with its record (``irl_vla.l
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from irl_vla.config import Config
-from irl_vla.epdms.config import ScorerConfig
+from irl_vla.epdms.config import SCORER_VERSION, ScorerConfig
 from irl_vla.errors import CheckpointError, ConfigError, LogFormatError
 from irl_vla.judge.policies import POLICIES
 from irl_vla.ledger.artefact import Artefact, Identity, find_record
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Purpose = Literal["train", "val"]
 
 _SCHEMA: Final = 1
+_SENSORS: Final = "dataset.sensors"
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +277,8 @@ def _stage(
     values: Mapping[str, Any] | None = None,
 ) -> Artefact:
     judged = {**sections, "evaluate.scorer": training_scorer(experiment)}  # labels plans, or chooses the best state
-    settings = {key: section.decisive() for key, section in judged.items()} | dict(values or {})
+    settings: dict[str, Any] = {key: section.decisive() for key, section in judged.items()}
+    settings |= {"scorer_version": SCORER_VERSION, **(values or {})}
     seeds = {"seed": experiment.seed, "data_seed": experiment.data_seed}
     identity = Identity(f"stage {name}", _SCHEMA, settings, inputs, seeds)
     return Artefact(stage_folder(experiment, name), identity, f"run `irl-vla {name.replace('_', '-')}`")
@@ -292,17 +294,33 @@ def _after(stage: Artefact) -> dict[str, str]:
 
 
 def _pretrained(experiment: Experiment) -> Artefact:
-    """Imitation, if it was ever begun; where it was not, that is the news, and not that its data is missing too.
+    """Imitation, for what comes after it, if it was ever begun; where it was not, that is the news.
+
+    Sensors are read by imitation alone: that they have changed or are gone since is told, and the record's stand in.
+    Its tokens and the policy stay what they were made from.
 
     Raises:
         CheckpointError: if there is no record of it.
     """
     folder = stage_folder(experiment, "pretrain")
-    if find_record(folder) is None:
+    record = find_record(folder)
+    if record is None:
         raise CheckpointError(
             f"{folder}: expected a finished stage pretrain, found nothing; run `irl-vla pretrain` first"
         )
-    return pretrain(experiment)
+    stage = pretrain(experiment)
+    then, now = record.identity.inputs.get(_SENSORS), stage.identity.inputs[_SENSORS]
+    if then is None or then == now:
+        return stage
+    _tell_sensors(str(folder))
+    inputs = {**stage.identity.inputs, _SENSORS: then}
+    return replace(stage, identity=replace(stage.identity, inputs=inputs))
+
+
+@lru_cache(maxsize=1024)
+def _tell_sensors(folder: str) -> None:
+    """Says, once a process, that the sensors are not those of training."""
+    log.warning("%s: the sensors that it was made from have changed or are gone; what follows reads none", folder)
 
 
 def _training_data(experiment: Experiment) -> dict[str, str]:

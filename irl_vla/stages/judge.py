@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,6 +21,7 @@ from irl_vla.judge.for_each import ForEach
 from irl_vla.judge.judgement import (
     GENERATED,
     REAL,
+    RESULTS_NAME,
     JudgeSettings,
     frames_to_judge,
     judge,
@@ -31,6 +31,7 @@ from irl_vla.judge.judgement import (
 from irl_vla.judge.one_stage import FrameId, SplitScores, frames_of_refs, prepared_frames
 from irl_vla.judge.policies import POLICIES
 from irl_vla.judge.tables import log_rows, write_judged_plans
+from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import write_results
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain
@@ -51,19 +52,22 @@ def write_evaluation(
     experiment: Experiment,
     dataset: Dataset,
     store: PreparedStore,
-    folder: Path,
+    place: Location,
     report: Callable[[Mapping[str, float], int], None],
     *,
     for_each: ForEach,
-) -> list[Path]:
+) -> list[Location]:
     """Judges all policies on the test split, by the two-stage rule if it is a two-stage split.
 
     Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame), ``logs.csv``, ``plans.json`` and, for every
     policy, ``official_<policy>.csv`` in the form of the official evaluator. Every table has the evaluator's fingerprint
-    beside it; ``results.csv`` is written last.
+    beside it; ``results.csv`` of an earlier call is removed first, and the new one comes last.
+
+    Args:
+        place: holds the tables afterwards.
 
     Returns:
-        Paths of the tables.
+        Where the tables lie.
 
     Raises:
         CheckpointError: if a checkpoint or token bank does not fit.
@@ -88,19 +92,20 @@ def write_evaluation(
         row.update(predicted_columns(experiment, judgement.scores, str(row["policy"])))
         report({f"evaluate/{row['policy']}_{key}": v for key, v in row.items() if isinstance(v, float)}, 0)
     logs = log_rows(judgement.scores)
-    withdraw_results(folder)
-    official = {folder / f"official_{name}.csv": results for name, results in judgement.official.items()}
-    for path, results in official.items():
-        write_fingerprint(path, judgement.evaluator)
-        write_results(path, results)
-    write_judged_plans(folder / "plans.json", split, judgement.scores)
-    tables = [*write_judgement(folder, judgement, {"logs.csv": logs}), *official]
+    withdraw_results(place)
+    with place.filling(last=RESULTS_NAME) as folder:
+        official = {folder / f"official_{name}.csv": results for name, results in judgement.official.items()}
+        for path, results in official.items():
+            write_fingerprint(path, judgement.evaluator)
+            write_results(path, results)
+        write_judged_plans(folder / "plans.json", split, judgement.scores)
+        tables = [*write_judgement(folder, judgement, {"logs.csv": logs}), *official]
     console = Console(width=140)
     console.print(judgement.table)
     if experiment.generate is None:
         for line in logs:
             console.print(f"{line['log']}  {line['policy']}: {line['epdms']:.2f} ({line['frames']} frames)")
-    return tables
+    return [place / table.name for table in tables]
 
 
 def planned(

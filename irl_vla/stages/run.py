@@ -97,8 +97,8 @@ def train_reward(experiment: Experiment) -> None:
     if _is_done(stage):
         return
     with _making(experiment, stage, experiment.train_reward) as run:
-        from irl_vla.train.reward_model import LabelledBank
         from irl_vla.train.reward_model import train_reward as fit
+        from irl_vla.train.reward_quality import LabelledBank
 
         train, val = (LabelledBank(bank_path(experiment, name), labels_path(experiment, name)) for name in _LABELLED)
         settings = (experiment.train_reward, stage.folder)
@@ -163,16 +163,17 @@ def evaluate(experiment: Experiment) -> None:
     with owner, session, _tracked(experiment, "evaluate", experiment.evaluate) as run:
         from irl_vla.judge.fingerprint import MLFLOW_TAG, read_fingerprint, sidecar
         from irl_vla.judge.for_each import on_ray
+        from irl_vla.judge.judgement import RESULTS_NAME
         from irl_vla.stages.imitation import perceive_test_split
         from irl_vla.stages.judge import write_evaluation
 
         perceive_test_split(experiment, dataset)
         store = prepared(experiment, experiment.data.test, dataset)
-        with place.filling() as folder:
-            for path in write_evaluation(experiment, dataset, store, folder, run.metrics, for_each=on_ray):
-                run.artifact(path)
-            evaluator = read_fingerprint(folder / "results.csv")
-            run.artifact(sidecar(folder / "results.csv"))
+        for table in write_evaluation(experiment, dataset, store, place, run.metrics, for_each=on_ray):
+            run.artifact(table)
+        results = place.local() / RESULTS_NAME
+        evaluator = read_fingerprint(results)
+        run.artifact(sidecar(results))
         run.tags({"irl_vla.code": str(code_version())})
         run.tags({MLFLOW_TAG: evaluator.short, f"{MLFLOW_TAG}.self_check": evaluator.self_check})
 

@@ -32,6 +32,7 @@ class Samples:
 
     Attributes:
         rows: the columns that the token bank keeps.
+        stored: the columns that the network sees or learns.
     """
 
     place: Location
@@ -49,7 +50,7 @@ class Samples:
             Name to (B, ...): the names of ``sample_layout`` and ``target_layout``, and ``plan`` (B, 8, 3), which
             imitation learns (see ``BankRows``).
         """
-        return {name: self.stored.take(name, rows) for name in self.stored.columns if name not in _ASIDE}
+        return {name: self.stored.take(name, rows) for name in self.stored.columns}
 
 
 def sample_columns(encoder: EncoderConfig) -> RowLayout:
@@ -92,7 +93,8 @@ def open_samples(place: Location | Path | str, remedy: str = REMEDY) -> Samples:
     folder, record = Location.of(place), sample_record(place, remedy)
     stored = ShardedRows.open(folder, dict(record.facts["shards"]), stored_layout(record), record.fingerprint, remedy)
     rows = bank_rows({name: stored.column(_OBSERVED.get(name, name)) for name in ROW_LAYOUT})
-    return Samples(folder, record.fingerprint, rows, stored)
+    learned = stored.only(name for name in stored.columns if name not in _ASIDE)
+    return Samples(folder, record.fingerprint, rows, learned)
 
 
 def bank_rows(columns: Mapping[str, NDArray[Any]]) -> BankRows:

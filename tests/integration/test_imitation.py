@@ -21,7 +21,7 @@ from irl_vla.dataset.scenes import load_scene
 from irl_vla.dataset.views import imitated_plan, scene_views
 from irl_vla.epdms.config import ScorerConfig
 from irl_vla.errors import ConfigError
-from irl_vla.ledger.arrays import write_rows
+from irl_vla.ledger.arrays import ShardedRows, write_rows
 from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.ledger.storage import Location
@@ -120,6 +120,12 @@ def run(subject: Trainee, samples: Samples, steps: range) -> list[float]:
     return losses
 
 
+def every_column(samples: Samples) -> ShardedRows:
+    record = sample_record(samples.place)
+    shards = dict(record.facts["shards"])
+    return ShardedRows.open(samples.place, shards, stored_layout(record), record.fingerprint, "make them")
+
+
 def test_cache_holds_every_scene_and_some_shifted_views(inputs: PretrainInputs, samples: Samples) -> None:
     views = samples.rows.view
     assert (views == "original").sum() == 2 * 4  # 15 frames hold four windows of 4 + 8
@@ -129,7 +135,7 @@ def test_cache_holds_every_scene_and_some_shifted_views(inputs: PretrainInputs, 
     scene = load_scene(inputs.dataset, "train", str(samples.rows.scene_token[row]))
     job = sample_job(inputs, "train", POLICY, CONFIG)
     shifted = scene_views(scene, inputs.views, inputs.data_seed)[0]
-    stored = samples.stored
+    stored = every_column(samples)
     for name, value in encode_view(job, shifted, scene).items():
         found = stored.take(name, [row])[0]
         if stored.take(name, [0]).dtype.kind == "U":
@@ -180,7 +186,7 @@ def test_samples_of_other_data_or_seed_are_refused(inputs: PretrainInputs, sampl
 
 def test_shards_of_other_sizes_make_the_same_training(samples: Samples, tmp_path: Path) -> None:
     record = sample_record(samples.place)
-    columns, layout = samples.stored, stored_layout(record)
+    columns, layout = every_column(samples), stored_layout(record)
     artefact = Artefact(Location.of(tmp_path), record.identity, "")
     artefact.begin()
     shards = []

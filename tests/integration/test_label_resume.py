@@ -44,7 +44,8 @@ from pathlib import Path
 from irl_vla.reward.config import RewardTrainConfig
 from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.ledger.storage import Location
-from irl_vla.train.reward_model import LabelledBank, train_reward
+from irl_vla.train.reward_model import train_reward
+from irl_vla.train.reward_quality import LabelledBank
 bank, labels, out = map(Path, sys.argv[1:])
 both = LabelledBank(Location.of(bank), Location.of(labels))
 config = RewardTrainConfig(steps=120, checkpoint_every=30, rows_per_batch=8, proposals_per_row=16)

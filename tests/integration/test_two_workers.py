@@ -14,9 +14,9 @@ from irl_vla.ledger.storage import Location
 from irl_vla.policy.vla import build_policy, save_policy
 from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
-from irl_vla.reward.loss import class_weights, subscore_losses, total_loss
+from irl_vla.reward.loss import class_weights
 from irl_vla.stages.session import RayConfig, ray_session
-from irl_vla.train import imitation, reward_model
+from irl_vla.train import imitation, reward_data, reward_model
 from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig
 from irl_vla.train.encode import write_samples
@@ -33,7 +33,8 @@ from irl_vla.train.imitation import (
 )
 from irl_vla.train.loader import batch_rows, step_generator, step_seed
 from irl_vla.train.loop import RunSpec, history_path, read_history, run_training
-from irl_vla.train.reward_model import Ensemble, FitJob, fit_worker, open_data
+from irl_vla.train.reward_data import FitJob, open_data
+from irl_vla.train.reward_model import Ensemble, fit_worker
 from irl_vla.train.samples import Samples
 from irl_vla.train.validation import validate
 from tests.integration.test_imitation import CONFIG, POLICY, make_inputs
@@ -205,13 +206,8 @@ def ensemble_by_hand(job: FitJob) -> tuple[list[float], dict[str, torch.Tensor]]
         optimiser.zero_grad(set_to_none=True)
         parts = []
         for worker in range(WORKERS):
-            generator = np.random.default_rng([job.seed, step, worker])
-            tokens, history, plans, labels = reward_model.draw_batch(data, config, generator)
-            predicted = ensemble(tokens, plans, history)
-            loss = total_loss(
-                subscore_losses(predicted, labels.expand(config.model.members, *labels.shape), weights),
-                config.model.head_weights,
-            )
+            batch = reward_data.draw_batch(data, config, job.seed, step, worker)
+            loss, _ = reward_model.ensemble_loss(ensemble, batch, config.model, weights)
             (loss / WORKERS).backward()
             parts.append(float(loss.detach()))
         torch.nn.utils.clip_grad_norm_(ensemble.parameters(), config.grad_norm)

@@ -37,7 +37,6 @@ def _check(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from irl_vla.dataset.checks.dataset import check_dataset, stage_needs
     from irl_vla.dataset.config import DataConfig, SensorConfig
@@ -46,15 +45,7 @@ def _check(options: argparse.Namespace) -> int:
 
     console = Console()
     dataset = open_dataset(DataConfig(root=options.root, maps_root=options.maps, splits_root=options.splits))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("check", total=None)
-        report = check_dataset(
-            dataset,
-            options.split,
-            workers=max(options.workers, 1),
-            decode=options.decode,
-            progress=lambda _name, total: bar.update(task, advance=1, total=total),
-        )
+    report = check_dataset(dataset, options.split, workers=max(options.workers, 1), decode=options.decode)
     _show(report, console)
     if options.json is not None:
         needs = {item.data_split: stage_needs(item, SensorConfig().cameras, lidar=True) for item in report.folders}
@@ -101,8 +92,8 @@ def _show_needs(report: "Report", console: "Console") -> None:
     }
     for name, part in parts.items():
         for sensor in SENSORS:
-            if part.missing(sensor):
-                counts = part.absent.get(sensor, 0), part.lost.get(sensor, 0)
+            if part.missing.of(sensor):
+                counts = part.missing.absent.get(sensor, 0), part.missing.lost.get(sensor, 0)
                 table.add_row(name, sensor, *map(str, counts))
     if table.row_count:
         console.print(table)

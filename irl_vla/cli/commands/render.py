@@ -41,14 +41,12 @@ def _render(options: argparse.Namespace) -> None:
     import time
     from functools import partial
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from irl_vla.config import validated
     from irl_vla.dataset.checks.dataset import log_names, split_groups
     from irl_vla.dataset.config import DataConfig
     from irl_vla.dataset.layout import open_dataset
     from irl_vla.dataset.spread import spread
+    from irl_vla.ledger.progress import progress
     from irl_vla.world.config import WorldSensorConfig
     from irl_vla.world.painted_follow_ups import begin_second_stage, paint_pair, second_stage_pairs
     from irl_vla.world.painted_logs import PaintJob, begin_output, paint_log
@@ -64,21 +62,20 @@ def _render(options: argparse.Namespace) -> None:
     if options.output is not None:
         begin_output(source, options.output, sensors, options.seed)
     start, frames, images, sweeps = time.monotonic(), 0, 0, 0
-    console = Console()
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("render", total=sum(map(len, jobs.values())) + sum(map(len, second.values())))
+    total = sum(map(len, jobs.values())) + sum(map(len, second.values()))
+    with progress("render", "logs and pairs", total) as shown:
         for folder, names in jobs.items():
             job = PaintJob(source, folder, options.output, sensors, options.seed)
             for painted in spread(partial(paint_log, job), names, options.workers):
                 frames, images, sweeps = frames + painted.frames, images + painted.images, sweeps + painted.sweeps
-                bar.advance(task)
+                shown.advance()
         for split, pairs in second.items():
             job = PaintJob(source, split, options.output, sensors, options.seed, is_second_stage=True)
             if pairs:
                 begin_second_stage(job)
             for painted in spread(partial(paint_pair, job), pairs, options.workers):
                 frames, images, sweeps = frames + painted.frames, images + painted.images, sweeps + painted.sweeps
-                bar.advance(task)
+                shown.advance()
     seconds = time.monotonic() - start
     logging.getLogger("render").info(
         "painted %d frames (%d images, %d sweeps) in %.0f s, %.1f frames/s",

@@ -32,26 +32,20 @@ def run(options: argparse.Namespace) -> int:
 
 def _split(options: argparse.Namespace) -> None:
     import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
 
     from irl_vla.dataset.config import DataConfig
     from irl_vla.dataset.hold_out import divide
     from irl_vla.dataset.layout import open_dataset
 
     dataset = open_dataset(DataConfig(root=options.root, maps_root=options.maps, splits_root=options.splits))
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("read logs", total=None)
-        parts = divide(
-            dataset,
-            options.source,
-            options.hold_out,
-            np.random.default_rng(options.seed),
-            options.name or options.source,
-            workers=max(options.workers, 1),
-            progress=lambda total: bar.update(task, advance=1, total=total),
-        )
+    parts = divide(
+        dataset,
+        options.source,
+        options.hold_out,
+        np.random.default_rng(options.seed),
+        options.name or options.source,
+        workers=max(options.workers, 1),
+    )
     _show(parts, dataset.splits_root)
 
 

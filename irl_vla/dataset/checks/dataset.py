@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from irl_vla.dataset.checks.findings import Finding, Gathered, merged
 from irl_vla.dataset.checks.frames import check_frames
 from irl_vla.dataset.checks.logged_frames import LoggedFrames
 from irl_vla.dataset.checks.maps import check_maps
 from irl_vla.dataset.checks.second_stage import SecondStageReport, check_second_stage, second_stage_names
-from irl_vla.dataset.checks.sensors import LIDAR, LOST_RULE, SensorFiles
+from irl_vla.dataset.checks.sensors import LIDAR, LOST_RULE, MissingSensors, SensorFiles
 from irl_vla.dataset.checks.split import check_splits
 from irl_vla.dataset.config import SceneFilter
 from irl_vla.dataset.layout import Dataset
@@ -26,6 +27,7 @@ from irl_vla.dataset.scenes import UNANNOTATED_PREFIX
 from irl_vla.dataset.splits import Split, read_split
 from irl_vla.dataset.spread import spread
 from irl_vla.errors import ConfigError, LogFormatError, MapError
+from irl_vla.ledger.progress import progress
 from irl_vla.scene import MapView
 
 
@@ -35,8 +37,7 @@ class LogFacts:
 
     Attributes:
         tokens, times_us: of the frames that have a token that can be read; -1 for a time that cannot.
-        absent: by sensor, frames whose log entry names no file.
-        lost: by sensor, frames whose named file is not there.
+        missing: frames that lack a sensor.
         gaps: steps of more than 0.55 s.
         scenes: windows by split.
         size_bytes: log and the sensor files that it names.
@@ -45,8 +46,7 @@ class LogFacts:
     name: str
     tokens: tuple[str, ...]
     times_us: tuple[int, ...]
-    absent: Mapping[str, int]
-    lost: Mapping[str, int]
+    missing: MissingSensors
     gaps: int
     scenes: Mapping[str, int]
     size_bytes: int
@@ -59,7 +59,7 @@ class FolderReport:
 
     Attributes:
         splits: names of the splits, with their numbers of scenes.
-        absent, lost: as in :class:`LogFacts`, added up.
+        missing: frames that lack a sensor, of all logs.
     """
 
     data_split: str
@@ -68,13 +68,8 @@ class FolderReport:
     frames: int = 0
     gaps: int = 0
     size_bytes: int = 0
-    absent: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, int] = field(default_factory=dict)
+    missing: MissingSensors = field(default_factory=MissingSensors)
     gathered: Gathered = field(default_factory=Gathered)
-
-    def missing(self, sensor: str) -> int:
-        """Frames without this sensor, whether or not the log names a file."""
-        return self.absent.get(sensor, 0) + self.lost.get(sensor, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,6 @@ def check_dataset(
     splits: Sequence[str] = (),
     workers: int = 1,
     decode: bool = False,
-    progress: Callable[[str, int], None] = lambda _name, _total: None,
 ) -> Report:
     """Checks maps, then every log that the splits draw on and every second-stage scene that belongs to them.
 
@@ -116,7 +110,6 @@ def check_dataset(
         splits: split names; empty means every split file whose folder is there and every folder of logs.
         workers: processes.
         decode: also decode every image and every sweep, which takes as long as training on them once.
-        progress: called with (what is done, how many logs and second-stage files there are) after each of them.
 
     Raises:
         ConfigError: if a split does not exist, or there are no logs at all.
@@ -131,33 +124,55 @@ def check_dataset(
     maps = Gathered()
     maps.add(check_maps(dataset.maps_root))
     reports, second_stages = [], []
-    for folder, found in groups:
-        report = FolderReport(folder, {split.name: 0 for split in found})
-        report.gathered.add(_foreign_files(dataset, folder))
-        report.gathered.add(_missing_logs(dataset, folder, found, jobs[folder]))
-        check = partial(check_log, dataset, folder, {split.name: split.scene_filter for split in found}, decode)
-        with LoggedFrames() as logged:
-            for facts in spread(check, jobs[folder], workers):
-                _take(report, facts)
-                report.gathered.add(_repeated(folder, logged, facts))
-                progress(facts.name, total)
-            for split in found:
-                second = check_second_stage(
-                    dataset,
-                    split,
-                    logged,
-                    map_of=partial(_map_or_none, dataset),
-                    workers=workers,
-                    decode=decode,
-                    progress=lambda name: progress(name, total),
-                )
-                second_stages += [] if second is None else [second]
-        report.gathered.add(check_splits(dataset, found, report.splits))
-        _forgive_absent_sensors(report)
-        for split in found:
-            report.splits[split.name] = min(report.splits[split.name], split.scene_filter.max_scenes or 2**63)
-        reports.append(report)
+    with progress("check", "logs and scenes", total) as shown:
+        for folder, found in groups:
+            work = _Work(dataset, folder, found, workers, decode, shown.advance)
+            report, second = _check_folder(work, jobs[folder])
+            reports.append(report)
+            second_stages += second
     return Report(dataset.root, split_files, maps, tuple(reports), tuple(second_stages))
+
+
+class _Work(NamedTuple):
+    """How a folder of logs is checked; ``done`` is called after each log and each second-stage scene."""
+
+    dataset: Dataset
+    folder: str
+    splits: Sequence[Split]
+    workers: int
+    decode: bool
+    done: Callable[[], None]
+
+
+def _check_folder(work: _Work, logs: Sequence[str]) -> tuple[FolderReport, list[SecondStageReport]]:
+    """Checks some logs of a folder, and the second stages of the splits that draw on it."""
+    dataset, folder = work.dataset, work.folder
+    report = FolderReport(folder, {split.name: 0 for split in work.splits})
+    report.gathered.add(_foreign_files(dataset, folder))
+    report.gathered.add(_missing_logs(dataset, folder, work.splits, logs))
+    check = partial(check_log, dataset, folder, {split.name: split.scene_filter for split in work.splits}, work.decode)
+    second_stages = []
+    with LoggedFrames() as logged:
+        for facts in spread(check, logs, work.workers):
+            _take(report, facts)
+            report.gathered.add(_repeated(folder, logged, facts))
+            work.done()
+        for split in work.splits:
+            second = check_second_stage(
+                dataset,
+                split,
+                logged,
+                map_of=partial(_map_or_none, dataset),
+                workers=work.workers,
+                decode=work.decode,
+                done=work.done,
+            )
+            second_stages += [] if second is None else [second]
+    report.gathered.add(check_splits(dataset, work.splits, report.splits))
+    _forgive_absent_sensors(report)
+    for split in work.splits:
+        report.splits[split.name] = min(report.splits[split.name], split.scene_filter.max_scenes or 2**63)
+    return report, second_stages
 
 
 def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter], decode: bool, name: str) -> LogFacts:
@@ -183,8 +198,7 @@ def check_log(dataset: Dataset, data_split: str, rules: Mapping[str, SceneFilter
         name=name,
         tokens=tuple(token for token, _ in stamps),
         times_us=tuple(time_us for _, time_us in stamps),
-        absent=dict(files.absent),
-        lost=dict(files.lost),
+        missing=files.missing,
         gaps=gaps,
         scenes={split: _windows(raw, rule) for split, rule in rules.items()},
         size_bytes=size + files.size_bytes,
@@ -208,7 +222,7 @@ def _windows(frames: Sequence[RawFrame], rule: SceneFilter) -> int:
 
 def _unreadable(name: str, label: str, size: int, message: str) -> LogFacts:
     finding = Finding("error", "log", label, None, "", message, "fetch or generate the log again")
-    return LogFacts(name, (), (), {}, {}, 0, {}, size, (finding,))
+    return LogFacts(name, (), (), MissingSensors(), 0, {}, size, (finding,))
 
 
 def _stamp(frame: RawFrame) -> tuple[str, int] | None:
@@ -241,9 +255,7 @@ def _take(report: FolderReport, facts: LogFacts) -> None:
     report.frames += len(facts.tokens)
     report.gaps += facts.gaps
     report.size_bytes += facts.size_bytes
-    for total, counts in ((report.absent, facts.absent), (report.lost, facts.lost)):
-        for sensor, count in counts.items():
-            total[sensor] = total.get(sensor, 0) + count
+    report.missing.add(facts.missing)
     report.gathered.add(facts.findings)
     for split, scenes in facts.scenes.items():
         report.splits[split] += scenes
@@ -251,9 +263,8 @@ def _take(report: FolderReport, facts: LogFacts) -> None:
 
 def _forgive_absent_sensors(report: FolderReport) -> None:
     """Sensors that were not fetched at all are a fact of the table; lost files are findings only among others."""
-    for sensor, lost in report.lost.items():
-        if lost + report.absent.get(sensor, 0) == report.frames:
-            report.gathered.drop(LOST_RULE, sensor)
+    for sensor in report.missing.not_fetched(report.frames):
+        report.gathered.drop(LOST_RULE, sensor)
 
 
 @lru_cache(maxsize=8)
@@ -360,8 +371,8 @@ def stage_needs(folder: FolderReport, cameras: Sequence[str], lidar: bool) -> di
         judged.append(f"{broken} errors, see the findings")
     wanted = [*cameras, *([LIDAR] if lidar else [])]
     seen = [
-        f"{folder.missing(sensor)} of {folder.frames} frames lack {sensor}"
+        f"{lacking} of {folder.frames} frames lack {sensor}"
         for sensor in wanted
-        if folder.missing(sensor)
+        if (lacking := folder.missing.of(sensor))
     ]
     return {"prepare, label, evaluate": tuple(judged), "imitation": (*judged, *seen)}

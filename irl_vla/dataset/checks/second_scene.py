@@ -21,7 +21,7 @@ from irl_vla.dataset.checks.second_frames import (
     step_breaches,
     tried,
 )
-from irl_vla.dataset.checks.sensors import SensorFiles
+from irl_vla.dataset.checks.sensors import MissingSensors, SensorFiles
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.log import parse_city
 from irl_vla.dataset.raw_frame import RawFrame, describe
@@ -57,7 +57,7 @@ class SceneFacts:
         original, original_initial: tokens of the logged frame of the same time, and of the first-stage scene.
         time_us: of the current frame.
         frames: those whose sensors were looked for.
-        absent, lost: of these, by sensor, those whose entry names no file and those whose file is not there.
+        missing: what these lack.
     """
 
     name: str
@@ -68,8 +68,7 @@ class SceneFacts:
     original_initial: str | None = None
     time_us: int | None = None
     frames: int = 0
-    absent: Mapping[str, int] = field(default_factory=dict)
-    lost: Mapping[str, int] = field(default_factory=dict)
+    missing: MissingSensors = field(default_factory=MissingSensors)
     findings: tuple[Finding, ...] = ()
 
 
@@ -110,8 +109,7 @@ def check_scene(dataset: Dataset, split: str, decode: bool, map_of: MapOf, name:
     findings = [_finding(label, index, breach) for index, breach in found]
     return replace(
         _facts(name, metadata, frames),
-        absent=dict(sensors.absent),
-        lost=dict(sensors.lost),
+        missing=sensors.missing,
         findings=tuple(merged([*pickle_findings, *findings, *sensors.findings])),
     )
 

@@ -14,7 +14,7 @@ from typing import Final
 from irl_vla.dataset.checks.findings import Finding, Gathered, Severity, merged
 from irl_vla.dataset.checks.logged_frames import LoggedFrame, LoggedFrames
 from irl_vla.dataset.checks.second_scene import REMEDY, MapOf, SceneFacts, check_scene, scene_label
-from irl_vla.dataset.checks.sensors import LOST_RULE
+from irl_vla.dataset.checks.sensors import LOST_RULE, MissingSensors
 from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.splits import MAPPING_KEY, Split, StagePair
 from irl_vla.dataset.spread import spread
@@ -38,7 +38,7 @@ class SecondStageReport:
         groups, pairs: of the mapping.
         scenes: files.
         frames: of all scenes; those that both scenes of a pair see are counted twice, like what they lack.
-        absent, lost: frames by sensor whose entry names no file, and whose file is not there.
+        missing: frames that lack a sensor.
         size_bytes: of the scene files and the sensor folder on disk.
     """
 
@@ -48,13 +48,8 @@ class SecondStageReport:
     scenes: int = 0
     frames: int = 0
     size_bytes: int = 0
-    absent: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, int] = field(default_factory=dict)
+    missing: MissingSensors = field(default_factory=MissingSensors)
     gathered: Gathered = field(default_factory=Gathered)
-
-    def missing(self, sensor: str) -> int:
-        """Frames without this sensor, whether or not the scene names a file."""
-        return self.absent.get(sensor, 0) + self.lost.get(sensor, 0)
 
 
 def second_stage_names(dataset: Dataset, split: Split) -> list[str]:
@@ -71,7 +66,7 @@ def check_second_stage(
     map_of: MapOf,
     workers: int,
     decode: bool,
-    progress: Callable[[str], None],
+    done: Callable[[], None],
 ) -> SecondStageReport | None:
     """Checks what follows the scenes of a split; None if nothing does.
 
@@ -79,7 +74,7 @@ def check_second_stage(
         logged: frames of the logs that the split draws on.
         map_of: the map of a city, None if it cannot be read.
         decode: also decode every image and every sweep.
-        progress: called with the name of each file that is done.
+        done: called after each file.
     """
     folder = dataset.second_stage_folder(split.name)
     if not split.stage_pairs and not folder.is_dir():
@@ -100,12 +95,11 @@ def check_second_stage(
         if facts.token is not None:
             earlier = scenes.setdefault(facts.token, facts)
             repeated += [] if earlier is facts else [(facts, earlier)]
-        progress(facts.name)
+        done()
     report.gathered.add(_repeated(split, facts, earlier) for facts, earlier in repeated)
     report.gathered.add(merged(_mapping_findings(dataset, split, scenes, logged)))
-    for sensor, lost in report.lost.items():  # not fetched at all: a fact of the table
-        if lost + report.absent.get(sensor, 0) == report.frames:
-            report.gathered.drop(LOST_RULE, sensor)
+    for sensor in report.missing.not_fetched(report.frames):  # a fact of the table
+        report.gathered.drop(LOST_RULE, sensor)
     report.size_bytes = _size(folder) + _size(dataset.sensor_folder(split.name))
     return report
 
@@ -131,9 +125,7 @@ def _foreign(dataset: Dataset, folder: Path) -> Iterator[Finding]:
 def _take(report: SecondStageReport, facts: SceneFacts) -> None:
     report.scenes += 1
     report.frames += facts.frames
-    for total, counts in ((report.absent, facts.absent), (report.lost, facts.lost)):
-        for sensor, count in counts.items():
-            total[sensor] = total.get(sensor, 0) + count
+    report.missing.add(facts.missing)
     report.gathered.add(facts.findings)
 
 

@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from irl_vla.dataset.checks.contents import image_faults, sweep_faults
 from irl_vla.dataset.checks.findings import Finding, Severity
@@ -19,39 +20,69 @@ SENSORS: Final = (*CAMERA_NAMES, LIDAR)
 LOST_RULE: Final = "sensor.lost"
 
 
+@dataclass(slots=True)
+class MissingSensors:
+    """Frames that lack a sensor, by sensor.
+
+    Attributes:
+        absent: those whose entry names no file.
+        lost: those whose file is not there.
+    """
+
+    absent: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def of(self, sensor: str) -> int:
+        """Frames without this sensor, whether or not their entry names a file."""
+        return self.absent.get(sensor, 0) + self.lost.get(sensor, 0)
+
+    def add(self, other: Self) -> None:
+        """Takes in what other frames lack."""
+        for total, counts in ((self.absent, other.absent), (self.lost, other.lost)):
+            for sensor, count in counts.items():
+                total[sensor] = total.get(sensor, 0) + count
+
+    def not_fetched(self, frames: int) -> list[str]:
+        """Sensors that files are named of, and that none of so many frames has."""
+        return [sensor for sensor in self.lost if self.of(sensor) == frames]
+
+
 class SensorFiles:
     """Looks for the sensor files of a log, a folder listing at a time.
 
     Attributes:
-        absent: by sensor, frames that name no file.
-        lost: by sensor, frames whose file is not there.
         size_bytes: of the files that are there.
         findings: one a frame and sensor.
     """
 
     def __init__(self, root: Path, label: str, decode: bool) -> None:
-        self.absent: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
+        self._absent: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self.size_bytes = 0
         self.findings: list[Finding] = []
         self._root, self._label, self._decode = root, label, decode
         self._sizes: dict[Path, dict[str, int]] = {}
 
+    @property
+    def missing(self) -> MissingSensors:
+        """What the frames so far lack."""
+        return MissingSensors(dict(self._absent), dict(self._lost))
+
     def look(self, frame: RawFrame) -> None:
         """Counts what a frame has and lacks; entries that cannot be read are findings of the frame already."""
         for sensor, named in _named_files(frame).items():
             if named is None:
-                self.absent[sensor] += 1
+                self._absent[sensor] += 1
                 continue
             relative = named if isinstance(named, str) else named.path
             try:
                 path = below(self._root, relative, sensor)
             except LogFormatError:
-                self.absent[sensor] += 1
+                self._absent[sensor] += 1
                 continue
             size = self._folder(path.parent).get(path.name)
             if size is None:
-                self.lost[sensor] += 1
+                self._lost[sensor] += 1
                 self._add("warning", LOST_RULE, frame, sensor, f"expected the file {relative}, found none")
                 continue
             self.size_bytes += size

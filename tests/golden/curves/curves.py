@@ -14,6 +14,7 @@ from irl_vla.ledger.checkpoint import Provenance
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy, save_policy
+from irl_vla.reward.proposals import SOURCES
 from irl_vla.scene import FUTURE_FRAMES
 from irl_vla.stages.experiment import Experiment, load_experiment
 from irl_vla.train.bank import write_banks
@@ -30,7 +31,8 @@ from irl_vla.train.imitation import (
     train_steps,
 )
 from irl_vla.train.loop import ALONE
-from irl_vla.train.reward_model import Ensemble, FitData, FitJob, fit_steps
+from irl_vla.train.reward_data import FitData, FitJob
+from irl_vla.train.reward_model import Ensemble, fit_steps
 from irl_vla.train.reward_model import make_optimiser as make_reward_optimiser
 from irl_vla.train.samples import Samples
 from irl_vla.world.generate import generate
@@ -115,8 +117,10 @@ def drawn_labels(bank: TokenBank) -> FitData:
     rng, rows = np.random.default_rng(5), len(bank)
     plans = rng.normal(0, 2, (rows, PROPOSALS, FUTURE_FRAMES, 3)).cumsum(axis=2).astype(np.float32)
     subscores = rng.integers(0, 2, (rows, PROPOSALS, 8)).astype(np.float32)
-    labels = SimpleNamespace(plans=plans, rows=np.arange(rows))
-    return FitData(bank, labels, subscores, np.arange(rows), np.arange(0))  # type: ignore[arg-type]
+    source = rng.integers(0, len(SOURCES), (rows, PROPOSALS))
+    labels = SimpleNamespace(plans=plans, rows=np.arange(rows), source=source)
+    every = np.arange(rows)
+    return FitData(bank, labels, subscores, every, np.arange(0), (every, every))  # type: ignore[arg-type]
 
 
 def _add(curve: Curve, _: int, losses: Mapping[str, float]) -> None:

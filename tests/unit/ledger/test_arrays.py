@@ -1,5 +1,6 @@
 """Rows in shards: any cut gives the same rows; shards that do not fit are named."""
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from irl_vla.ledger.arrays import (
     ShardedRows,
     open_shard,
     row_bytes,
+    scratch_array,
     unfit_shards,
     write_rows,
 )
@@ -149,3 +151,31 @@ def test_a_row_takes_what_its_layout_says(tmp_path: Path) -> None:
         write_rows(tmp_path / str(count), layout, [make_rows(count)], "x")
         sizes.append((tmp_path / str(count)).stat().st_size)
     assert (sizes[1] - sizes[0]) / 2000 == pytest.approx(row_bytes(layout), rel=0.01)
+
+
+def test_some_columns_are_the_same_rows(tmp_path: Path) -> None:
+    shards = store(tmp_path, [3, 6])
+    whole = ShardedRows.open(Location.of(tmp_path), shards, LAYOUT, "a1", REMEDY)
+    some = whole.only(["time", "image"])
+    assert (some.columns, len(some), some.names) == (["time", "image"], len(whole), whole.names)
+    np.testing.assert_array_equal(some.take("image", [7, 1]), whole.take("image", [7, 1]))
+
+
+def test_a_scratch_array_is_zero_takes_values_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    values = scratch_array((3, 2), np.float32)
+    assert isinstance(values, np.memmap)
+    np.testing.assert_array_equal(values, np.zeros((3, 2)))
+    values[1] = [4.0, 5.0]
+    np.testing.assert_array_equal(values, [[0, 0], [4, 5], [0, 0]])
+    assert list(tmp_path.iterdir()) == []
+    assert scratch_array((0, 2), np.float32).shape == (0, 2)
+
+
+def test_a_scratch_array_that_does_not_fit_the_disk_is_refused() -> None:
+    """Writing to a map without space behind it would kill the process."""
+    with pytest.raises(OSError, match=r"No space left|File too large") as caught:
+        scratch_array((1 << 52,), np.float32)
+    assert caught.value.errno in {errno.ENOSPC, errno.EFBIG}

@@ -42,7 +42,16 @@ def test_changes_of_the_package_are_told(checkout: Path, name: str) -> None:
     (checkout / name).write_text("A = 2\n")
     found = code_version_of(checkout)
     assert found.dirty
-    assert str(found) == f"{found.version} at {str(found.commit)[:8]} with changes"
+    assert str(found) == f"{found.version} at {str(found.commit)[:8]} with changes {found.changes}"
+    (checkout / name).write_text("A = 3\n")
+    assert code_version_of(checkout).changes != found.changes, "two states of one commit differ"
+    (checkout / name).write_text("A = 2\n")
+    assert code_version_of(checkout) == found
+
+
+def test_a_file_that_is_gone_is_a_change(checkout: Path) -> None:
+    (checkout / "errors.py").unlink()
+    assert code_version_of(checkout).dirty
 
 
 def test_an_installed_package_has_its_version_alone(checkout: Path, tmp_path: Path) -> None:

@@ -64,6 +64,22 @@ def test_a_folder_is_uploaded_whole_and_deleted_whole(place, tmp_path):
     (place / "up").delete()
 
 
+@pytest.mark.parametrize("last", ["artefact.json", "b.csv"])
+def test_the_file_by_which_a_folder_is_known_as_whole_is_uploaded_last(bucket, monkeypatch, last):
+    uploaded, copy = [], pafs.copy_files
+
+    def copy_files(source, target, **options):
+        uploaded.append(target.rpartition("/")[2])
+        copy(source, target, **options)
+
+    monkeypatch.setattr(pafs, "copy_files", copy_files)
+    with (bucket / "ordered").filling(last) as folder:
+        for name in ("a.csv", "artefact.json", "b.csv", "c.csv"):
+            (folder / name).write_text("x")
+    assert len(uploaded) == 4
+    assert uploaded[-1] == last
+
+
 def test_it_travels_and_joins(place):
     again = pickle.loads(pickle.dumps(place / "a"))
     assert again == place / "a"

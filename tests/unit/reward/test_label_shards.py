@@ -8,7 +8,7 @@ import pytest
 
 from irl_vla.errors import CheckpointError
 from irl_vla.ledger.storage import Location
-from irl_vla.reward.label_shards import LabelledRows, read_label_shard, write_label_shard
+from irl_vla.reward.label_shards import LabelledRows, read_label_shard, read_label_shards, write_label_shard
 from irl_vla.reward.plan_codes import rounded
 from irl_vla.scene import SUBSCORES
 
@@ -91,9 +91,16 @@ def test_shards_of_another_set_and_damaged_ones_are_named(tmp_path):
         read_label_shard(shard, VOCABULARY, 4, "abc")
 
 
-def test_rows_can_be_put_in_order():
-    some = labels(3, 2, 0.0)
-    turned = some.take(np.array([2, 0, 1]))
-    assert turned.rows.tolist() == [9, 7, 8]
-    np.testing.assert_array_equal(turned.plans[0], some.plans[2])
-    assert replace(turned, rows=some.rows).tokens.tolist() == [f"{row:016x}" for row in (2, 0, 1)]
+def test_shards_come_out_by_row_and_their_plans_lie_on_disk(tmp_path):
+    first, second = (replace(labels(2, 4, 0.5), rows=np.array(rows)) for rows in ([3, 8], [0, 5]))
+    shards = [Location.of(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    for shard, written in zip(shards, (first, second), strict=True):
+        write_label_shard(shard, written, VOCABULARY, "abc")
+    found = read_label_shards(shards, VOCABULARY, 4, "abc")
+    one, other = (read_label_shard(shard, VOCABULARY, 4, "abc") for shard in shards)
+    np.testing.assert_array_equal(found.rows, [0, 3, 5, 8])
+    for name in ("tokens", "plans", "source", "raw", "progress_m", "reference_m", "human"):
+        a, b = getattr(one, name), getattr(other, name)
+        np.testing.assert_array_equal(getattr(found, name), np.stack([b[0], a[0], b[1], a[1]]))
+    for name in ("plans", "source", "raw", "progress_m"):
+        assert isinstance(getattr(found, name), np.memmap)

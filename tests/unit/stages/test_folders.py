@@ -101,7 +101,7 @@ def test_a_sweep_is_bound_by_its_ranges(experiment: Experiment) -> None:
         folders.sweep(experiment.with_overrides({"sweep.safety": (1.0, 2.0)})).begin()
 
 
-@pytest.mark.parametrize("part", ["log_files", "maps", "splits", "sensors", "generator"])
+@pytest.mark.parametrize("part", ["log_files", "maps", "splits", "generator"])
 def test_a_stage_knows_its_data(experiment: Experiment, data: dict[str, DatasetFingerprint], part: str) -> None:
     finish_all(experiment)
     data["now"] = replace(data["now"], **{part: "other"})
@@ -109,6 +109,30 @@ def test_a_stage_knows_its_data(experiment: Experiment, data: dict[str, DatasetF
         with pytest.raises(ConfigError, match=rf"inputs\.dataset\.{part}: .* then, 'other' now"):
             result = stage(experiment)
             result.is_whole()
+
+
+def test_other_sensors_are_refused_by_imitation_and_told_by_what_follows(
+    experiment: Experiment, data: dict[str, DatasetFingerprint], caplog: pytest.LogCaptureFixture
+) -> None:
+    finish_all(experiment)
+    data["now"] = replace(data["now"], sensors="none are left")
+    with pytest.raises(ConfigError, match=r"inputs\.dataset\.sensors: 'sensors' then, 'none are left' now"):
+        folders.pretrain(experiment).is_whole()
+    for stage in (folders.label, folders.train_reward, folders.finetune):
+        assert stage(experiment).is_whole()
+    folders.require_policies(experiment)
+    told = [message for message in caplog.messages if "sensors that it was made from have changed" in message]
+    assert len(told) == 1, "once a process"
+
+
+def test_another_scorer_is_refused_where_a_score_took_part(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_all(experiment)
+    monkeypatch.setattr(folders, "SCORER_VERSION", 99)
+    for stage in (folders.pretrain, folders.finetune):
+        with pytest.raises(ConfigError, match="scorer_version: 1 then, 99 now"):
+            stage(experiment).is_whole()
 
 
 def test_a_finished_policy_is_judged_where_its_training_data_is_not(

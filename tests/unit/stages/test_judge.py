@@ -52,7 +52,9 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(judge, "scene_refs", lambda dataset, split: refs)
     monkeypatch.setattr(judge, "read_split", lambda dataset, split: SimpleNamespace(stage_pairs=()))
 
-    def run(**settings: Any) -> dict[str, Any]:
+    local = Location.of(tmp_path / "out")
+
+    def run(place: Location = local, **settings: Any) -> dict[str, Any]:
         experiment = Experiment(
             name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100, **settings.pop("evaluate")}
         )
@@ -62,11 +64,11 @@ def evaluated(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
             experiment,
             SimpleNamespace(),
             store,
-            tmp_path / "out",
+            place,
             lambda values, step: reported.update(values),
             for_each=one_by_one,
         )
-        return {"reported": reported, "paths": paths, "folder": tmp_path / "out"}
+        return {"reported": reported, "paths": [path.local() for path in paths], "folder": place.local()}
 
     return run
 
@@ -104,20 +106,25 @@ def test_tables_agree_with_each_other(evaluated: Any) -> None:
 
 
 @pytest.mark.parametrize("killed_at", ["write_results", "write_judged_plans"])
+@pytest.mark.parametrize("kind", ["local", "s3"])
 def test_results_are_gone_while_other_files_are_replaced(
-    evaluated: Any, monkeypatch: pytest.MonkeyPatch, killed_at: str
+    evaluated: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, killed_at: str, kind: str
 ) -> None:
     """The report looks for results.csv: new tables beside old plans are never shown."""
-    results = evaluated(evaluate=POLICIES_TO_JUDGE)["folder"] / "results.csv"
-    assert results.exists()
+    root = request.getfixturevalue("bucket") if kind == "s3" else Location.of(request.getfixturevalue("tmp_path"))
+    place = root / f"evaluate-{killed_at}"
+    evaluated(place, evaluate=POLICIES_TO_JUDGE)
+    results = {"results.csv", "results.evaluator.json"}
+    assert results <= set(place.children())
 
     def die(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(judge, killed_at, die)
     with pytest.raises(KeyboardInterrupt):
-        evaluated(evaluate=POLICIES_TO_JUDGE)
-    assert not results.exists()
+        evaluated(place, evaluate=POLICIES_TO_JUDGE)
+    assert not results & set(place.children())
+    assert "frames.csv" in place.children()
 
 
 def test_official_files_hold_the_same_scores(evaluated: Any) -> None:

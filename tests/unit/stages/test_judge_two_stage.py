@@ -14,6 +14,7 @@ from irl_vla.errors import SceneError
 from irl_vla.judge.fingerprint import read_fingerprint
 from irl_vla.judge.for_each import one_by_one
 from irl_vla.judge.prepared_log import prepare_log
+from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import TWO_STAGE_SUMMARIES, read_results
 from irl_vla.stages import judge
 from irl_vla.stages.experiment import Experiment
@@ -50,7 +51,7 @@ def evaluated(prepared: Any, tmp_path: Path) -> Any:
             experiment,
             dataset,
             PreparedStore(store.folder, places),
-            tmp_path,
+            Location.of(tmp_path),
             lambda values, step: reported.update(values),
             for_each=one_by_one,
         )

@@ -9,16 +9,9 @@ from irl_vla.reward import labels as labelling
 from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.relations import RELATIONS, STEPS
-from irl_vla.train.reward_model import (
-    Ensemble,
-    FitJob,
-    draw_batch,
-    evaluate,
-    fit_steps,
-    held_out_rows,
-    make_optimiser,
-    open_data,
-)
+from irl_vla.train.reward_data import FitJob, draw_batch, held_out_rows, open_data
+from irl_vla.train.reward_model import Ensemble, fit_steps, make_optimiser
+from irl_vla.train.reward_quality import evaluate
 
 from ..ledger.here import without_ray
 from ..reward.roads import LAYOUT, write_world

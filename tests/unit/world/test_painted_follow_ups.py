@@ -64,7 +64,7 @@ def test_painted_follow_ups_pass_the_check_and_are_observed(bare, tmp_path):
     }
     (second,) = report.second_stages
     assert (second.scenes, second.frames) == (4, 16)
-    assert second.missing("CAM_F0") == second.missing("LiDAR") == 0
+    assert second.missing.of("CAM_F0") == second.missing.of("LiDAR") == 0
     for token in pairs_of(bare)[0]:
         found, plain = (load_scene(dataset, SECOND_STAGE, token) for dataset in (painted, bare))
         observation = build_observation(found, painted, SensorConfig())

@@ -53,7 +53,7 @@ def test_painted_logs_pass_the_check_and_are_observed(bare, tmp_path):
     report = check_dataset(painted, ("val",), decode=True)
     assert {kind for folder in report.folders for kind in folder.gathered.kinds} == set()
     assert report.total("error") == report.total("warning") == 0
-    assert [folder.missing("CAM_F0") for folder in report.folders] == [0]
+    assert [folder.missing.of("CAM_F0") for folder in report.folders] == [0]
     for found, plain in zip(iter_scenes(painted, "val"), iter_scenes(bare, "val"), strict=True):
         observation = build_observation(found, painted, SensorConfig())
         assert observation.camera_valid.all()
@@ -166,7 +166,7 @@ def test_real_drives_can_be_painted(tmp_path):
     painted = open_dataset(DataConfig(root=target), {})
     report = check_dataset(painted, decode=True)
     assert set(report.maps.kinds) == {"map.column stop_polygons.lane_fids", "map.unread_layers traffic_lights"}
-    assert [(folder.frames, folder.missing("CAM_F0"), folder.missing("LiDAR")) for folder in report.folders] == [
+    assert [(folder.frames, folder.missing.of("CAM_F0"), folder.missing.of("LiDAR")) for folder in report.folders] == [
         (64, 0, 0)
     ]
     (folder,) = report.folders

@@ -74,8 +74,8 @@ def test_what_the_generator_writes_has_no_findings(tmp_path, sensors):
     assert kinds_of(report) == {}
     for folder in report.folders:
         assert (folder.logs, folder.frames, folder.splits) == (2, 26, {folder.data_split: 4})
-        assert folder.missing("CAM_B0") == 26
-        assert folder.missing("CAM_F0") == folder.missing("LiDAR") == (26 if sensors is None else 0)
+        assert folder.missing.of("CAM_B0") == 26
+        assert folder.missing.of("CAM_F0") == folder.missing.of("LiDAR") == (26 if sensors is None else 0)
         needs = stage_needs(folder, ("CAM_F0",), lidar=True)
         assert needs["prepare, label, evaluate"] == ()
         lacks = ("26 of 26 frames lack CAM_F0", "26 of 26 frames lack LiDAR")
@@ -95,7 +95,7 @@ def test_real_drives_have_the_known_findings_alone():
     }
     (folder,) = report.folders
     assert (folder.logs, folder.frames, folder.splits, folder.gaps) == (2, 64, {"mini": 42}, 0)
-    assert (folder.absent["CAM_F0"], folder.lost["LiDAR"]) == (64, 64)
+    assert (folder.missing.absent["CAM_F0"], folder.missing.lost["LiDAR"]) == (64, 64)
 
 
 def test_a_map_in_another_projection_is_named(root):
@@ -217,7 +217,7 @@ def test_lost_and_broken_sensor_files(root):
     assert found["sensor.lost CAM_F0"] == (1, 1)
     assert found["sensor.content CAM_F0"] == (1, 2)
     assert found["sensor.content LiDAR"] == (1, 1)
-    assert report.folders[0].lost == {"CAM_F0": 1}
+    assert report.folders[0].missing.lost == {"CAM_F0": 1}
     assert stage_needs(report.folders[0], ("CAM_F0",), lidar=False)["imitation"][-1] == "1 of 32 frames lack CAM_F0"
 
 

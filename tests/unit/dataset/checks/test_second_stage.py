@@ -76,7 +76,7 @@ def found_in(dataset, view, split=SPLIT):
             map_of=lambda _: view,
             workers=1,
             decode=False,
-            progress=lambda _: None,
+            done=lambda: None,
         )
     return {name: kind.examples[0] for name, kind in report.gathered.kinds.items()}
 
@@ -99,7 +99,7 @@ def test_what_the_generator_writes_has_no_findings(tmp_path):
     assert {name: list(part.kinds) for name, part in report.parts.items() if part.kinds} == {}
     (second,) = report.second_stages
     assert (second.split, second.groups, second.pairs, second.scenes, second.frames) == (SECOND_STAGE, 1, 8, 16, 64)
-    assert (second.missing("CAM_F0"), second.missing("LiDAR"), second.absent["CAM_B0"]) == (0, 0, 64)
+    assert (second.missing.of("CAM_F0"), second.missing.of("LiDAR"), second.missing.absent["CAM_B0"]) == (0, 0, 64)
     folders = [tmp_path / SECOND_STAGE / name for name in ("synthetic_scene_pickles", "sensor_blobs")]
     assert second.size_bytes == sum(
         path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()
