@@ -12,6 +12,7 @@ from matplotlib.patches import Polygon as Patch
 from numpy.typing import NDArray
 
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre, relative_to
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.ledger.files import atomic_path
 from irl_vla.scene import MapView, Observation, Scene
 
@@ -122,6 +123,28 @@ def tradeoff_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.annotate(label, (row["ep"], row["nc"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel="EP, ego progress", ylabel="NC, no at-fault collision", title="weights: safety/comfort/efficiency")
     figure.colorbar(points, label="true EPDMS, validation split")
+    return figure
+
+
+def frontier_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """EPDMS over EP: imitation and its slowed plans as a line, the other policies as points with their names.
+
+    A policy above the line drives better than imitation does at its progress.
+
+    Args:
+        rows: "policy", "ep" and "epdms" of each, those of ``FRONTIER`` among them.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    points = {str(row["policy"]): (row["ep"], row["epdms"]) for row in rows}
+    line = np.array([points[name] for name in FRONTIER])
+    axes.plot(*line.T, marker=".", color="#3b6ea8", label="imitation, slowed")
+    for name, point in points.items():
+        if name not in FRONTIER[1:]:
+            axes.plot(*point, marker="o", color="#c2571a" if name != FRONTIER[0] else "#3b6ea8")
+            axes.annotate(name, point, fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axes.set(xlabel="EP, ego progress", ylabel="EPDMS")
+    axes.legend(loc="lower left", fontsize=8)
     return figure
 
 
