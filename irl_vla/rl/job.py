@@ -127,8 +127,8 @@ def choice(history: Sequence[Metrics], max_progress_loss: float) -> str:
     """One sentence: which state is kept, by which rule, and the Pareto set over (EPDMS, EP) that it was chosen from."""
     points = "; ".join(map(_point, pareto_set(history)))
     return (
-        f"kept: {_point(best_row(history, max_progress_loss))}, the highest EPDMS whose EP is within "
-        f"{100 * max_progress_loss:g} points of imitation's; on the Pareto set: {points}"
+        f"kept: {_point(best_row(history, max_progress_loss))}, the highest EPDMS whose EP is at most "
+        f"{100 * max_progress_loss:.1f} below imitation's; on the Pareto set: {points}"
     )
 
 
