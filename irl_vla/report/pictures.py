@@ -25,6 +25,8 @@ _SURFACES: Final = (
     ("STOP_LINE", "#c98a8a"),
 )
 _OBJECTS: Final = {"vehicle": "#3b6ea8", "pedestrian": "#c2571a", "bicycle": "#8a5fb0"}
+#: Around the frontier, points of EP and EPDMS that still are near it.
+_NEAR: Final = 4.0
 _SCORES: Final = mpl.colormaps["RdYlGn"]
 
 
@@ -127,24 +129,31 @@ def tradeoff_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def frontier_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """EPDMS over EP: imitation and its slowed plans as a line, the other policies as points with their names.
+    """EPDMS over EP: imitation and its slowed plans as a line, all other policies as points; right, what is near it.
 
     A policy above the line drives better than imitation does at its progress.
 
     Args:
-        rows: "policy", "ep" and "epdms" of each, those of ``FRONTIER`` among them.
+        rows: "policy", "ep" and "epdms" (times 100) of each, those of ``FRONTIER`` among them.
     """
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    points = {str(row["policy"]): (row["ep"], row["epdms"]) for row in rows}
+    points = {str(row["policy"]): (float(row["ep"]), float(row["epdms"])) for row in rows}
     line = np.array([points[name] for name in FRONTIER])
-    axes.plot(*line.T, marker=".", color="#3b6ea8", label="imitation, slowed")
+    names: dict[tuple[float, float], list[str]] = {}
     for name, point in points.items():
         if name not in FRONTIER[1:]:
-            axes.plot(*point, marker="o", color="#c2571a" if name != FRONTIER[0] else "#3b6ea8")
-            axes.annotate(name, point, fontsize=7, xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="EP, ego progress", ylabel="EPDMS")
-    axes.legend(loc="lower left", fontsize=8)
+            names.setdefault(point, []).append(name)  # a control that kept imitation lies on it
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes in panels:
+        axes.plot(*line.T, marker=".", color="#3b6ea8", label="imitation, slowed along its path")
+        for point, there in names.items():
+            axes.plot(*point, marker="o", color="#3b6ea8" if FRONTIER[0] in there else "#c2571a")
+            axes.annotate(", ".join(there), point, fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axes.set(xlabel="EP, ego progress", ylabel="EPDMS")
+    panels[0].margins(x=0.15)
+    low, high = line.min(axis=0) - _NEAR, line.max(axis=0) + _NEAR
+    panels[1].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    panels[0].legend(loc="lower left", fontsize=8)
     return figure
 
 
