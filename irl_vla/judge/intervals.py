@@ -4,12 +4,13 @@ Frames half a second apart are near copies of each other; resampling them would 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats
+
+_QUANTILES: Final = (0.025, 0.975)
 
 
 class Interval(NamedTuple):
@@ -23,9 +24,7 @@ class Interval(NamedTuple):
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
-def group_bootstrap(
-    values: Floats, groups: Sequence[str], rng: np.random.Generator, samples: int = 2000, level: float = 0.95
-) -> Interval:
+def group_bootstrap(values: Floats, groups: Sequence[str], rng: np.random.Generator, samples: int = 2000) -> Interval:
     """Interval of the mean over frames, resampling whole groups.
 
     Args:
@@ -37,20 +36,39 @@ def group_bootstrap(
         ValueError: if there are fewer than two groups: no interval can be given.
     """
     values = np.atleast_2d(np.asarray(values, np.float64))
+    return interval_of(float(values.mean()), group_resamples(values[None], groups, rng, samples)[:, 0])
+
+
+def interval_of(value: float, draws: Floats) -> Interval:
+    """The 95 % interval around a value, by its values (samples,) in resamples."""
+    low, high = np.quantile(draws, _QUANTILES)
+    return Interval(value, float(low), float(high))
+
+
+def group_resamples(values: Floats, groups: Sequence[str], rng: np.random.Generator, samples: int) -> Floats:
+    """Means of several quantities in resamples of whole groups (and seeds), the same resamples for all quantities.
+
+    Args:
+        values: (Q, seeds, N).
+        groups: N group names.
+        samples: bootstrap draws.
+
+    Returns:
+        (samples, Q).
+
+    Raises:
+        ValueError: if there are fewer than two groups.
+    """
     names, membership = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"a bootstrap over groups needs at least two groups, found {len(names)}")
+    count, seeds = len(names), values.shape[1]
+    if count < 2:
+        raise ValueError(f"a bootstrap over groups needs at least two groups, found {count}")
     sizes = np.bincount(membership)
-    sums = np.stack([np.bincount(membership, weights=row).astype(np.float64) for row in values])
-    draws = _draws(rng, sums, sizes, samples)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-def _draws(rng: np.random.Generator, sums: Floats, sizes: NDArray[np.int64], samples: int) -> Floats:
-    """Means of ``samples`` resamples of seeds (rows) and groups (columns)."""
-    seeds, count = sums.shape
     chosen = rng.integers(0, count, size=(samples, count))
     picked = rng.integers(0, seeds, size=(samples, seeds))
-    totals = sums[picked[:, :, None], chosen[:, None, :]].sum(axis=2).mean(axis=1)
-    return np.asarray(totals / sizes[chosen].sum(axis=1))
+    frames = sizes[chosen].sum(axis=1)
+    means = []
+    for quantity in values:
+        sums = np.stack([np.bincount(membership, weights=row).astype(np.float64) for row in quantity])
+        means.append(sums[picked[:, :, None], chosen[:, None, :]].sum(axis=2).mean(axis=1) / frames)
+    return np.stack(means, axis=1)

@@ -37,6 +37,8 @@ GENERATED: Final = "Generated data: not a NAVSIM result."
 REAL: Final = "Data read as it is."
 RESULTS_NAME: Final = "results.csv"
 FRAMES_NAME: Final = "frames.csv"
+#: Before the names of the two tables of training scenes.
+TRAINING: Final = "training_"
 
 log = logging.getLogger(__name__)
 
@@ -135,21 +137,24 @@ def judge(
 
 
 def write_judgement(
-    folder: Path, judgement: Judgement, further: Mapping[str, Sequence[Mapping[str, object]]]
+    folder: Path, judgement: Judgement, further: Mapping[str, Sequence[Mapping[str, object]]], prefix: str = ""
 ) -> list[Path]:
     """Writes ``results.csv`` (a row a policy), ``frames.csv`` (a row a frame) and further tables, by file name.
 
     Every table has the evaluator's fingerprint beside it. By ``results.csv`` a folder is known as judged: that of an
     earlier call is removed first, and the new one comes last.
 
+    Args:
+        prefix: of the names of those two, for a second judgement in the same folder.
+
     Returns:
         Paths of the tables.
     """
-    withdraw_results(folder)
+    withdraw_results(folder, prefix)
     tables: dict[str, Sequence[Mapping[str, object]]] = {
-        FRAMES_NAME: [line for name, split in judgement.scores.items() for line in frame_rows(name, split)],
+        prefix + FRAMES_NAME: [line for name, split in judgement.scores.items() for line in frame_rows(name, split)],
         **further,
-        RESULTS_NAME: judgement.rows,
+        prefix + RESULTS_NAME: judgement.rows,
     }
     for name, table in tables.items():
         write_fingerprint(folder / name, judgement.evaluator)
@@ -157,9 +162,10 @@ def write_judgement(
     return [folder / name for name in tables]
 
 
-def withdraw_results(folder: Path | Location) -> None:
+def withdraw_results(folder: Path | Location, prefix: str = "") -> None:
     """Removes ``results.csv`` of an earlier judgement, and who judged, before anything else of it is replaced."""
-    for name in (RESULTS_NAME, sidecar(Path(RESULTS_NAME)).name):
+    results = f"{prefix}{RESULTS_NAME}"
+    for name in (results, sidecar(Path(results)).name):
         (Location.of(folder) / name).delete()
 
 

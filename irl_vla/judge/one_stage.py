@@ -207,6 +207,20 @@ def frames_in(known: Container[str], frames: Sequence[FrameId], where: str) -> l
     return kept
 
 
+def sampled_frames(frames: Sequence[FrameId], count: int, rng: np.random.Generator) -> list[FrameId]:
+    """About ``count`` frames in the order given: those of whole logs, drawn until there are enough, for EC needs pairs.
+
+    All of them if there are fewer.
+    """
+    logs = _by_log(frames)
+    drawn: set[str] = set()
+    for index in rng.permutation(len(logs)):
+        if len(drawn) >= count:
+            break
+        drawn.update(frame.token for frame in logs[index])
+    return [frame for frame in frames if frame.token in drawn]
+
+
 def _with_warnings(scores: SplitScores) -> SplitScores:
     """The same scores, after a warning for every plan that has none.
 

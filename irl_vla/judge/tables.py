@@ -2,22 +2,26 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.table import Table
 
 from irl_vla.errors import CheckpointError
 from irl_vla.geometry import Floats
+from irl_vla.judge.equal_progress import Driving, equal_progress
 from irl_vla.judge.intervals import Interval, group_bootstrap
 from irl_vla.judge.one_stage import SplitScores
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.judge.two_stage import STAGES, PairScores
 from irl_vla.ledger.files import atomic_path, write_text
 from irl_vla.ledger.storage import Location
 from irl_vla.scene import SUBSCORES
+
+_EP: Final = SUBSCORES.index("ep")
 
 
 def one_stage_rows(
@@ -25,7 +29,8 @@ def one_stage_rows(
 ) -> list[dict[str, float | str]]:
     """One row a policy: sub-scores, EPDMS with its interval, and paired differences to the policies in ``against``.
 
-    Differences are over the frames that both policies were judged on; none is given without two groups of them.
+    Where imitation was judged with its slowed plans, the others get their gain at equal progress, too. Differences are
+    over the frames that all policies concerned were judged on; none is given without two groups of them.
 
     Values are percentages points of EPDMS times 100, as the benchmark prints them.
     """
@@ -37,13 +42,13 @@ def one_stage_rows(
             interval = group_bootstrap(100 * split.score, split.groups, np.random.default_rng(seed), samples)
             row |= {"epdms_low": interval.low, "epdms_high": interval.high}
             for other in against:
-                if other in scores and other != name and _common_groups(split, scores[other]) > 1:
+                if other in scores and other != name and _common_groups([split, scores[other]]) > 1:
                     gap = difference(split, scores[other], np.random.default_rng(seed), samples)
-                    row |= {
-                        f"minus_{other}": 100 * gap.mean,
-                        f"minus_{other}_low": 100 * gap.low,
-                        f"minus_{other}_high": 100 * gap.high,
-                    }
+                    row |= _columns(f"minus_{other}", gap)
+            frontier = [scores[point] for point in _frontier(name, scores)]
+            if frontier and _common_groups([split, *frontier]) > 1:
+                gap = _equal_progress(split, frontier, np.random.default_rng(seed), samples)
+                row |= _columns("equal_progress", gap)
         rows.append(row)
     return rows
 
@@ -53,8 +58,8 @@ def two_stage_rows(
 ) -> list[dict[str, float | str]]:
     """One row a policy, times 100: the combined result without a prefix, then both stages with theirs.
 
-    Intervals and paired differences (of the combined score) resample groups of independence, not scenes. Differences
-    need policies that were scored on the same pairs.
+    Intervals, paired differences and gains at equal progress (of the combined score and EP) resample groups of
+    independence, not scenes. Differences and gains need policies that were scored on the same pairs.
     """
     rows = []
     for name, found in scores.items():
@@ -68,9 +73,14 @@ def two_stage_rows(
                 row |= {f"{prefix}epdms_low": interval.low, f"{prefix}epdms_high": interval.high}
         for other in against:
             if other in scores and other != name and _paired(found, scores[other]):
-                gaps = 100 * (found.scores("combined") - scores[other].scores("combined"))
+                gaps = found.scores("combined") - scores[other].scores("combined")
                 gap = group_bootstrap(gaps, found.groups, np.random.default_rng(seed), samples)
-                row |= {f"minus_{other}": gap.mean, f"minus_{other}_low": gap.low, f"minus_{other}_high": gap.high}
+                row |= _columns(f"minus_{other}", gap)
+        frontier = [scores[point] for point in _frontier(name, scores)]
+        if frontier and all(_paired(found, other) for other in frontier):
+            driven, *slower = (Driving(*item.stages.product[:, [_EP, -1]].T) for item in (found, *frontier))
+            gap = equal_progress(driven, slower, found.groups, np.random.default_rng(seed), samples)
+            row |= _columns("equal_progress", gap)
         rows.append(row)
     return rows
 
@@ -81,33 +91,24 @@ def difference(better: SplitScores, baseline: SplitScores, rng: np.random.Genera
     Raises:
         ValueError: if the common frames are of fewer than two groups.
     """
-    position = {frame.token: index for index, frame in enumerate(baseline.frames)}
-    common = [index for index, frame in enumerate(better.frames) if frame.token in position]
-    order = [position[better.frames[index].token] for index in common]
-    groups = [better.frames[index].group for index in common]
-    return group_bootstrap(better.score[common] - baseline.score[order], groups, rng, samples)
+    left, right = _common_rows([better, baseline])
+    return group_bootstrap(better.score[left] - baseline.score[right], _groups(better, left), rng, samples)
 
 
 def one_stage_table(rows: Sequence[Mapping[str, float | str]], title: str, caption: str) -> Table:
     """The result rows as a terminal table."""
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    for column in (*SUBSCORES, "EPDMS", "95 %"):
-        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
+    table = _table(rows, title, caption, "policy")
     for row in rows:
         cells = ["none" if np.isnan(float(row[column])) else f"{row[column]:.1f}" for column in SUBSCORES]
         interval = f"{row['epdms_low']:.1f}–{row['epdms_high']:.1f}" if "epdms_low" in row else "one group"
-        table.add_row(str(row["policy"]), *cells, f"{row['epdms']:.2f}", interval)
+        gain = [equal_progress_cell(row)] if _has_gains(rows) else []
+        table.add_row(str(row["policy"]), *cells, f"{row['epdms']:.2f}", interval, *gain)
     return table
 
 
 def two_stage_table(rows: Sequence[Mapping[str, float | str]], title: str, caption: str) -> Table:
     """The rows of :func:`two_stage_rows` as a terminal table with a line a stage."""
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    table.add_column("stage", no_wrap=True)
-    for column in (*SUBSCORES, "EPDMS", "95 %"):
-        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
+    table = _table(rows, title, caption, "policy", "stage")
     for row in rows:
         for stage in (*STAGES[1:], STAGES[0]):
             prefix = "" if stage == "combined" else f"{stage}_"
@@ -115,8 +116,16 @@ def two_stage_table(rows: Sequence[Mapping[str, float | str]], title: str, capti
             low, high = (row.get(f"{prefix}epdms_{side}") for side in ("low", "high"))
             interval = "one group" if low is None else f"{low:.1f}–{high:.1f}"
             name = str(row["policy"]) if stage == STAGES[1] else ""
-            table.add_row(name, stage.replace("_", " "), *cells, f"{row[prefix + 'epdms']:.2f}", interval)
+            gain = [equal_progress_cell(row)] if stage == "combined" and _has_gains(rows) else []
+            table.add_row(name, stage.replace("_", " "), *cells, f"{row[prefix + 'epdms']:.2f}", interval, *gain)
     return table
+
+
+def equal_progress_cell(row: Mapping[str, float | str]) -> str:
+    """A policy's gain at equal progress with its interval; empty where there is none."""
+    if "equal_progress" not in row:
+        return ""
+    return f"{row['equal_progress']:+.1f} [{row['equal_progress_low']:+.1f}, {row['equal_progress_high']:+.1f}]"
 
 
 def frame_rows(name: str, split: SplitScores) -> list[dict[str, object]]:
@@ -202,9 +211,55 @@ def read_judged_plans(place: Location) -> JudgedPlans:
     return JudgedPlans(**values)
 
 
-def _common_groups(left: SplitScores, right: SplitScores) -> int:
-    tokens = {frame.token for frame in right.frames}
-    return len({frame.group for frame in left.frames if frame.token in tokens})
+def _table(rows: Sequence[Mapping[str, float | str]], title: str, caption: str, *names: str) -> Table:
+    """An empty table; a column "equal progress" if some row has one."""
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for column in (*SUBSCORES, "EPDMS", "95 %"):
+        table.add_column(column.upper() if column in SUBSCORES else column, justify="right", no_wrap=True)
+    if _has_gains(rows):
+        table.add_column("equal progress", justify="right", no_wrap=True)
+    return table
+
+
+def _has_gains(rows: Sequence[Mapping[str, float | str]]) -> bool:
+    return any("equal_progress" in row for row in rows)
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float | str]:
+    """A difference with its interval as columns, times 100."""
+    return {f"{name}{end}": 100 * value for end, value in zip(("", "_low", "_high"), interval, strict=True)}
+
+
+def _frontier(policy: str, judged: Container[str]) -> Sequence[str]:
+    """Names of imitation and its slowed plans, if all were judged and the policy is none of them; else none."""
+    return FRONTIER if policy not in FRONTIER and all(name in judged for name in FRONTIER) else ()
+
+
+def _equal_progress(
+    split: SplitScores, frontier: Sequence[SplitScores], rng: np.random.Generator, samples: int
+) -> Interval:
+    rows = _common_rows([split, *frontier])
+    driven, *slower = (
+        Driving(item.subscores[own, _EP], item.score[own]) for item, own in zip((split, *frontier), rows, strict=True)
+    )
+    return equal_progress(driven, slower, _groups(split, rows[0]), rng, samples)
+
+
+def _common_rows(splits: Sequence[SplitScores]) -> list[list[int]]:
+    """Rows of each policy of the frames that all were judged on, in the first one's order."""
+    positions = [{frame.token: index for index, frame in enumerate(split.frames)} for split in splits]
+    common = [token for token in positions[0] if all(token in position for position in positions)]
+    return [[position[token] for token in common] for position in positions]
+
+
+def _groups(split: SplitScores, rows: Sequence[int]) -> list[str]:
+    return [split.frames[row].group for row in rows]
+
+
+def _common_groups(splits: Sequence[SplitScores]) -> int:
+    return len(set(_groups(splits[0], _common_rows(splits)[0])))
 
 
 def _paired(left: PairScores, right: PairScores) -> bool:

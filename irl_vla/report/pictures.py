@@ -12,6 +12,7 @@ from matplotlib.patches import Polygon as Patch
 from numpy.typing import NDArray
 
 from irl_vla.geometry import PACIFICA, Floats, box_corners, rear_axle_to_centre, relative_to
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.ledger.files import atomic_path
 from irl_vla.scene import MapView, Observation, Scene
 
@@ -24,6 +25,8 @@ _SURFACES: Final = (
     ("STOP_LINE", "#c98a8a"),
 )
 _OBJECTS: Final = {"vehicle": "#3b6ea8", "pedestrian": "#c2571a", "bicycle": "#8a5fb0"}
+#: Around the frontier, points of EP and EPDMS that still are near it.
+_NEAR: Final = 4.0
 _SCORES: Final = mpl.colormaps["RdYlGn"]
 
 
@@ -122,6 +125,35 @@ def tradeoff_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.annotate(label, (row["ep"], row["nc"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel="EP, ego progress", ylabel="NC, no at-fault collision", title="weights: safety/comfort/efficiency")
     figure.colorbar(points, label="true EPDMS, validation split")
+    return figure
+
+
+def frontier_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """EPDMS over EP: imitation and its slowed plans as a line, all other policies as points; right, what is near it.
+
+    A policy above the line drives better than imitation does at its progress.
+
+    Args:
+        rows: "policy", "ep" and "epdms" (times 100) of each, those of ``FRONTIER`` among them.
+    """
+    points = {str(row["policy"]): (float(row["ep"]), float(row["epdms"])) for row in rows}
+    line = np.array([points[name] for name in FRONTIER])
+    names: dict[tuple[float, float], list[str]] = {}
+    for name, point in points.items():
+        if name not in FRONTIER[1:]:
+            names.setdefault(point, []).append(name)  # a control that kept imitation lies on it
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes in panels:
+        axes.plot(*line.T, marker=".", color="#3b6ea8", label="imitation, slowed along its path")
+        for point, there in names.items():
+            axes.plot(*point, marker="o", color="#3b6ea8" if FRONTIER[0] in there else "#c2571a")
+            axes.annotate(", ".join(there), point, fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axes.set(xlabel="EP, ego progress", ylabel="EPDMS")
+    panels[0].margins(x=0.15)
+    low, high = line.min(axis=0) - _NEAR, line.max(axis=0) + _NEAR
+    panels[1].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    panels[0].legend(loc="lower left", fontsize=8)
     return figure
 
 

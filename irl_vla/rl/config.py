@@ -28,9 +28,10 @@ class FinetuneConfig(Config):
             validated and kept (0: the policy of the last update).
         validate_every: iterations between true-score checks on the validation split.
         checkpoint_every: iterations between resumable checkpoints.
-        max_progress_loss: a state whose true validation EP lies further below imitation's is not kept as the best.
-        patience: validations without a new best true score before training stops, of states that may be kept; the best
-            is kept.
+        max_progress_loss: which point of the trade of EPDMS for EP is kept: the state of the best true validation score
+            among those whose EP lies at most so far below imitation's. All states are validated and recorded.
+        patience: validations without a new best true score before training stops, counting the states that this rule
+            chooses from.
         force: fine-tunes even on a reward model that cannot tell the policy's own plans apart.
     """
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -67,8 +68,7 @@ def run_job(job: FinetuneJob, training: Training) -> Location:
     """Trains, validates and keeps the best state; a job that was interrupted goes on from its last resumable state.
 
     Returns:
-        Folder of the checkpoint with the best true validation score among those that keep the imitation policy's
-        progress; that policy itself competes.
+        Folder of the checkpoint that :func:`best_row` chooses among all validated states; imitation itself competes.
     """
     config, folder = job.spec.config, job.folder
     history = _resumed(job, training)
@@ -89,6 +89,7 @@ def run_job(job: FinetuneJob, training: Training) -> Location:
             if training.iteration % config.checkpoint_every == 0 or last:
                 _save_state(job, training, history)
             shown.reach(training.iteration)
+    log.info("%s: %s", folder.name, choice(history, config.max_progress_loss))
     return folder / BEST
 
 
@@ -97,16 +98,45 @@ def read_history(folder: Location) -> list[dict[str, float]]:
     return _latest(folder)["history"] or []
 
 
+def read_choice(folder: Location) -> str:
+    """What :func:`choice` said of the validations up to a job's last resumable state; empty for a fresh one."""
+    return str(_latest(folder).get("choice", ""))
+
+
 def best_row(history: Sequence[Metrics], max_progress_loss: float) -> Metrics:
-    """The first validation with the best true score among the admissible ones, see :func:`admissible`."""
-    return max(admissible(history, max_progress_loss), key=lambda row: row[_SCORE])
+    """The point that is chosen: the validation with the best true score among the :func:`admissible` ones.
+
+    Of equal scores the one with more EP, so that it lies on the Pareto set; of equal points the first.
+    """
+    return max(admissible(history, max_progress_loss), key=lambda row: (row[_SCORE], row[_PROGRESS]))
+
+
+def pareto_set(history: Sequence[Metrics]) -> list[Metrics]:
+    """The validations that no other one equals or beats in both true score and EP (of equal ones the first), in order.
+
+    In EPDMS a policy may buy safety by slowing down: which of these points is best is a choice, not a fact.
+    """
+    rows, best_ep = [], -inf
+    for row in sorted(history, key=lambda row: (-row[_SCORE], -row[_PROGRESS])):
+        if row[_PROGRESS] > best_ep:
+            best_ep = row[_PROGRESS]
+            rows.append(row)
+    return [row for row in history if any(row is kept for kept in rows)]
+
+
+def choice(history: Sequence[Metrics], max_progress_loss: float) -> str:
+    """One sentence: which state is kept, by which rule, and the Pareto set over (EPDMS, EP) that it was chosen from."""
+    points = "; ".join(map(_point, pareto_set(history)))
+    return (
+        f"kept: {_point(best_row(history, max_progress_loss))}, the highest EPDMS whose EP is at most "
+        f"{100 * max_progress_loss:.1f} below imitation's; on the Pareto set: {points}"
+    )
 
 
 def admissible(history: Sequence[Metrics], max_progress_loss: float) -> list[Metrics]:
-    """The validations whose state may be kept: those that keep the imitation policy's progress.
+    """The validations that the rule chooses from: their EP is at most ``max_progress_loss`` below that of the first.
 
-    In EPDMS a policy may buy safety by slowing down; a state whose EP lies more than ``max_progress_loss`` below that
-    of iteration 0, the first row, is no candidate.
+    The first row is that of iteration 0, imitation.
     """
     least = history[0][_PROGRESS] - max_progress_loss
     return [row for row in history if row[_PROGRESS] >= least]
@@ -128,6 +158,10 @@ def _validated(job: FinetuneJob, training: Training, history: list[dict[str, flo
         origin = Provenance(spec.seed, inputs, {"iteration": training.iteration, "val_epdms": scores[_SCORE]})
         save_finetuned(chain, spec.policy, job.folder / BEST, origin)
     return {"iteration": float(training.iteration)} | scores
+
+
+def _point(row: Metrics) -> str:
+    return f"iteration {row['iteration']:.0f} (EPDMS {100 * row[_SCORE]:.1f}, EP {100 * row[_PROGRESS]:.1f})"
 
 
 def _latest(folder: Location) -> dict[str, Any]:
@@ -154,7 +188,10 @@ def _save_state(job: FinetuneJob, training: Training, history: list[dict[str, fl
     (folder / name).delete()  # what a killed run may have left
     with (folder / name).filling() as path:
         training.save(path)
-    (folder / _LATEST).write_text(json.dumps({"state": name, "history": history}, indent=1))
+    loss = job.spec.config.max_progress_loss
+    points = [int(row["iteration"]) for row in pareto_set(history)]
+    latest = {"state": name, "choice": choice(history, loss), "pareto_iterations": points, "history": history}
+    (folder / _LATEST).write_text(json.dumps(latest, indent=1))
     for old in folder.children():
         if old.startswith("state-") and old != name:
             (folder / old).delete()

@@ -55,6 +55,8 @@ class EvaluateConfig(Config):
     Attributes:
         policies: any of ``irl_vla.judge.policies.POLICIES``.
         against: policies to whose scores all others are compared, frame by frame.
+        training_scenes: about how many training scenes are judged, too, if a trained policy is: what is gained only
+            there was learned by heart. None: as many as are judged of the test split; 0: none.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
         incomplete: as ``pretrain.samples.incomplete``, for the split that is judged on: a finished policy may be judged
@@ -63,6 +65,7 @@ class EvaluateConfig(Config):
 
     policies: tuple[PolicyName, ...] = Field(get_args(PolicyName), min_length=1)
     against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
+    training_scenes: int | None = Field(None, ge=0)
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()
     incomplete: Literal["error", "leave_out", "blank"] = "error"

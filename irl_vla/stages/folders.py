@@ -265,7 +265,11 @@ def validation_spec(experiment: Experiment) -> "ValidationSpec":
 
     store = prepared(experiment, experiment.data.val)
     return ValidationSpec(
-        bank_path(experiment, "val"), store.folder, reward_path(experiment), training_scorer(experiment)
+        imitation=policy_path(experiment),
+        bank=bank_path(experiment, "val"),
+        prepared=store.folder,
+        reward=reward_path(experiment),
+        scorer=training_scorer(experiment),
     )
 
 

@@ -4,7 +4,7 @@ import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -14,15 +14,17 @@ from irl_vla.dataset.layout import Dataset
 from irl_vla.dataset.maps.reader import load_map
 from irl_vla.dataset.scenes import load_scene
 from irl_vla.geometry import Floats
+from irl_vla.judge.equal_progress import Driving, equal_progress
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
-from irl_vla.judge.intervals import group_bootstrap
-from irl_vla.judge.judgement import GENERATED, REAL
+from irl_vla.judge.intervals import Interval, group_bootstrap
+from irl_vla.judge.judgement import FRAMES_NAME, GENERATED, REAL, RESULTS_NAME, TRAINING
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.judge.tables import read_judged_plans, write_csv
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import sensor_config
 from irl_vla.report.page import Section, write_page
-from irl_vla.report.pictures import curves_figure, save, scene_figure, tradeoff_figure
-from irl_vla.rl.job import read_history
+from irl_vla.report.pictures import curves_figure, frontier_figure, save, scene_figure, tradeoff_figure
+from irl_vla.rl.job import read_choice, read_history
 from irl_vla.stages.experiment import Experiment
 from irl_vla.train import loop
 from irl_vla.train.loop import history_path
@@ -31,6 +33,7 @@ _SHOWN: Final = ("human", "imitation", "finetuned")
 _CURVES: Final = (
     "finetune/reward",
     "finetune/val_epdms",
+    "finetune/val_equal_progress",
     "finetune/val_gap",
     "finetune/val_ep",
     "finetune/val_nc",
@@ -54,14 +57,11 @@ def write_report(experiment: Experiment, dataset: Dataset, folder: Path) -> Path
         folder: of the page.
     """
     places = [experiment.root / name for name in experiment.root.children() if name.startswith("seed-")]
-    seeds = [seed for seed in places if (seed / "evaluate" / "results.csv").exists()]
-    sections = []
-    if len(seeds) > 1:
-        tables = [(seed / "evaluate").local() / "frames.csv" for seed in seeds]
-        rows = pooled_rows(tables, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
-        write_csv(folder / "pooled.csv", rows)
-        note = "Mean over seeds and frames; differences are paired by frame, intervals resample layouts and seeds."
-        sections.append(Section(f"All {len(seeds)} seeds", f"{note} {read_fingerprint(tables[0])}", rows=rows))
+    seeds = [seed for seed in places if (seed / "evaluate" / RESULTS_NAME).exists()]
+    sections = [
+        *_pooled_sections(experiment, seeds, folder, ""),
+        *_pooled_sections(experiment, seeds, folder, TRAINING),
+    ]
     for seed in seeds:
         sections += _seed_sections(seed, folder)
     sections.append(Section("Scenes", _PICTURES, pictures=_scene_pictures(experiment, dataset, folder)))
@@ -74,10 +74,13 @@ _PICTURES: Final = (
     "Test scenes in which fine-tuning changed the true score most, both ways. Plans are coloured by their score "
     "(red 0, green 1); the human plan is dashed."
 )
+_TRAINING_NOTE: Final = "Training layouts, NOT held out: a gain that is here and not on the test split is memory."
 
 
 def pooled_rows(tables: Sequence[Path], against: Sequence[str], samples: int) -> list[dict[str, float | str]]:
-    """One row a policy over several training seeds: mean EPDMS (times 100) and paired differences with intervals.
+    """One row a policy over several training seeds: mean EP and EPDMS (times 100), differences with intervals.
+
+    Where all seeds judged imitation's slowed plans, the others get their gain at equal progress, too.
 
     Frames on which some policy of some seed has no score (in reactive traffic) are left out for all.
 
@@ -91,20 +94,30 @@ def pooled_rows(tables: Sequence[Path], against: Sequence[str], samples: int) ->
     frames = [_frame_scores(table) for table in tables]
     policies = [name for name in frames[0] if all(name in found for found in frames)]
     tokens = sorted(set.intersection(*({*found[name]} for found in frames for name in policies)))
-    groups = [frames[0][policies[0]][token][1] for token in tokens]
-    scores = {
-        name: 100 * np.array([[found[name][token][0] for token in tokens] for found in frames]) for name in policies
+    groups = [frames[0][policies[0]][token].group for token in tokens]
+    driven = {
+        name: Driving(
+            ep=100 * np.array([[found[name][token].ep for token in tokens] for found in frames]),
+            epdms=100 * np.array([[found[name][token].epdms for token in tokens] for found in frames]),
+        )
+        for name in policies
     }
     rows: list[dict[str, float | str]] = []
     for name in policies:
-        interval = group_bootstrap(scores[name], groups, np.random.default_rng(0), samples)
-        row: dict[str, float | str] = {"policy": name, "epdms": interval.mean}
+        scores = driven[name].epdms
+        interval = group_bootstrap(scores, groups, np.random.default_rng(0), samples)
+        row: dict[str, float | str] = {"policy": name, "ep": float(driven[name].ep.mean()), "epdms": interval.mean}
         row |= {"low": interval.low, "high": interval.high}
-        row |= {f"seed_{index}": float(values.mean()) for index, values in enumerate(scores[name])}
+        row |= {f"seed_{index}": float(values.mean()) for index, values in enumerate(scores)}
+        if name not in FRONTIER and driven.keys() >= {*FRONTIER}:
+            frontier = [driven[point] for point in FRONTIER]
+            row["equal_progress"] = _signed(
+                equal_progress(driven[name], frontier, groups, np.random.default_rng(0), samples)
+            )
         for other in against:
-            if other in scores and other != name:
-                gap = group_bootstrap(scores[name] - scores[other], groups, np.random.default_rng(0), samples)
-                row[f"minus_{other}"] = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+            if other in driven and other != name:
+                gap = group_bootstrap(scores - driven[other].epdms, groups, np.random.default_rng(0), samples)
+                row[f"minus_{other}"] = _signed(gap)
         rows.append(row)
     return rows
 
@@ -116,14 +129,42 @@ def write_sweep(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     console = Console(width=120)
     console.print("Trials by true EPDMS on the validation split:")
     for row in rows:
-        console.print(f"{row['trial']}  EPDMS {row['epdms']:.4f}  NC {row['nc']:.3f}  EP {row['ep']:.3f}")
+        console.print(
+            f"{row['trial']}  EPDMS {row['epdms']:.4f}  at equal progress {row['equal_progress']:+.4f}  "
+            f"NC {row['nc']:.3f}  EP {row['ep']:.3f}"
+        )
     return [folder / "trials.csv", picture]
 
 
+def _pooled_sections(experiment: Experiment, seeds: Sequence[Location], folder: Path, prefix: str) -> list[Section]:
+    """The table over all seeds that were judged on the test split, or on training scenes; none for a single one."""
+    judged = [seed / "evaluate" for seed in seeds if (seed / "evaluate" / f"{prefix}{RESULTS_NAME}").exists()]
+    if len(judged) < 2:
+        return []
+    tables = [place.local() / f"{prefix}{FRAMES_NAME}" for place in judged]
+    rows = pooled_rows(tables, experiment.evaluate.against, experiment.evaluate.bootstrap_samples)
+    write_csv(folder / f"{prefix}pooled.csv", rows)
+    note = "Mean over seeds and frames; differences are paired by frame, intervals resample layouts and seeds."
+    title = f"All {len(judged)} seeds" if not prefix else f"Training layouts, all {len(judged)} seeds"
+    return [
+        _scores_section(title, prefix, f"{note} {read_fingerprint(tables[0])}", rows, folder / f"{prefix}frontier.png")
+    ]
+
+
+def _scores_section(title: str, prefix: str, note: str, rows: Sequence[Mapping[str, Any]], picture: Path) -> Section:
+    """A table of policies, and the frontier of imitation's slowed plans if they were judged."""
+    label = f"{_TRAINING_NOTE} " if prefix else ""
+    drawn = {str(row["policy"]) for row in rows} >= {*FRONTIER}
+    return Section(title, label + note, rows=rows, pictures=[save(frontier_figure(rows), picture)] if drawn else [])
+
+
 def _seed_sections(seed: Location, folder: Path) -> list[Section]:
-    table = (seed / "evaluate").local() / "results.csv"
-    note = f"EPDMS times 100. {read_fingerprint(table)}"
-    sections = [Section(f"Results, {seed.name}", note, rows=_numbers(table))]
+    sections = []
+    for prefix, title in (("", f"Results, {seed.name}"), (TRAINING, f"Training layouts, {seed.name}")):
+        if (seed / "evaluate" / f"{prefix}{RESULTS_NAME}").exists():
+            table = (seed / "evaluate").local() / f"{prefix}{RESULTS_NAME}"
+            note, picture = f"EPDMS times 100. {read_fingerprint(table)}", folder / f"{prefix}frontier-{seed.name}.png"
+            sections.append(_scores_section(title, prefix, note, _numbers(table), picture))
     imitation = _imitation_history(seed)
     if imitation:
         picture = save(curves_figure(imitation, "step", _IMITATION_CURVES), folder / f"pretrain-{seed.name}.png")
@@ -131,7 +172,8 @@ def _seed_sections(seed: Location, folder: Path) -> list[Section]:
     history = read_history(seed / "finetune")
     if history:
         picture = save(curves_figure(history, "iteration", _CURVES), folder / f"finetune-{seed.name}.png")
-        sections.append(Section(f"Fine-tuning, {seed.name}", "Validation split, true score.", pictures=[picture]))
+        note = f"Validation split, true score; {read_choice(seed / 'finetune')}"
+        sections.append(Section(f"Fine-tuning, {seed.name}", note, pictures=[picture]))
     quality = [name for name in (seed / "train_reward").children() if name.endswith(".csv")]
     tables = [(seed / "train_reward" / name).local() for name in quality]
     sections += [Section(f"Reward model, {seed.name}: {path.stem}", rows=_numbers(path)) for path in tables]
@@ -186,13 +228,24 @@ def tokens_to_show(plans: Mapping[str, Mapping[str, Mapping[str, Any]]], count: 
     return lost + [token for token in ordered[::-1] if token not in lost][: count - len(lost)]
 
 
-def _frame_scores(path: Path) -> dict[str, dict[str, tuple[float, str]]]:
-    """Policy to token to (score, group)."""
-    scores: dict[str, dict[str, tuple[float, str]]] = {}
+class _Frame(NamedTuple):
+    ep: float
+    epdms: float
+    group: str
+
+
+def _frame_scores(path: Path) -> dict[str, dict[str, _Frame]]:
+    """Policy to token to what was judged."""
+    scores: dict[str, dict[str, _Frame]] = {}
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            scores.setdefault(row["policy"], {})[row["token"]] = (float(row["score"]), row["group"])
+            frame = _Frame(float(row["ep"]), float(row["score"]), row["group"])
+            scores.setdefault(row["policy"], {})[row["token"]] = frame
     return scores
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 def _numbers(path: Path) -> list[dict[str, Any]]:

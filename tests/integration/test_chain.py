@@ -13,6 +13,7 @@ import pytest
 from irl_vla.judge.bank_plans import frames_of_bank
 from irl_vla.judge.judgement import GENERATED
 from irl_vla.judge.policies import POLICIES
+from irl_vla.judge.slowed import FRONTIER, STRENGTHS
 from irl_vla.ledger.checkpoint import load_checkpoint
 from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import child_runs, open_store
@@ -39,7 +40,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 def results(chain: Chain) -> dict[str, dict[str, float]]:
     table = rows(chain.seed / "evaluate" / "results.csv")
     return {
-        row["policy"]: {key: float(value) for key, value in row.items() if key != "policy" and value} for row in table
+        row["policy"]: {key: float(value) for key, value in row.items() if key not in ("policy", "split") and value}
+        for row in table
     }
 
 
@@ -51,12 +53,13 @@ def children(chain: Chain) -> dict[str, Any]:
 
 
 def test_every_policy_is_judged(chain: Chain, results: dict[str, dict[str, float]]) -> None:
-    assert list(results) == list(chain.experiment.evaluate.policies)
+    assert [name for name in results if name not in STRENGTHS] == list(chain.experiment.evaluate.policies)
+    assert {name for name, row in results.items() if "equal_progress" in row} == {*results} - {*FRONTIER}
     for name, row in results.items():
         values = [row[key] for key in (*SUBSCORES, "epdms")]
         assert all(math.isfinite(value) and 0 <= value <= 100 for value in values), name
         assert row["epdms_low"] <= row["epdms"] <= row["epdms_high"]
-        assert ("predicted" in row) == (POLICIES[name].kind == "trained")
+        assert ("predicted" in row) == (name in POLICIES and POLICIES[name].kind == "trained")
     assert results["human"]["epdms"] > results["constant_velocity"]["epdms"]
     gap = results["human"]["epdms"] - results["constant_velocity"]["epdms"]
     assert results["human"]["minus_constant_velocity"] == pytest.approx(gap)
@@ -77,6 +80,17 @@ def test_frames_add_up_to_the_results(chain: Chain, results: dict[str, dict[str,
         }
     logs = rows(chain.seed / "evaluate" / "logs.csv")
     assert len(logs) == len(results) * 6
+
+
+def test_training_scenes_are_judged_beside(chain: Chain, results: dict[str, dict[str, float]]) -> None:
+    table = rows(chain.seed / "evaluate" / "training_results.csv")
+    assert [row["policy"] for row in table] == list(results)
+    assert {row["split"] for row in table} == {"train"}
+    frames = {row["token"] for row in rows(chain.seed / "evaluate" / "training_frames.csv")}
+    bank = frames_of_bank(TokenBank.open(folders.bank_path(chain.experiment, "train")))
+    assert frames <= {frame.token for frame in bank}
+    assert len(frames) == SCENES["test"], "whole logs, of as many scenes as each test log has"
+    assert "TRAINING scenes, a part of train" in chain.finished.stdout
 
 
 def test_banks_labels_and_checkpoints_fit_together(chain: Chain) -> None:
@@ -114,7 +128,9 @@ def test_every_stage_is_tracked_below_one_parent(chain: Chain, children: dict[st
     assert children["finetune"].data.params["weights.safety"] == "1.0"
     assert {"pretrain/loss_total", "pretrain/val_epdms"} <= set(children["pretrain"].data.metrics)
     assert {"finetune/reward", "finetune/val_epdms"} <= set(children["finetune"].data.metrics)
-    assert "evaluate/human_epdms" in children["evaluate"].data.metrics
+    assert "finetune/val_equal_progress" in children["finetune"].data.metrics
+    names = {"human_epdms", "finetuned_equal_progress", "training_finetuned_equal_progress"}
+    assert {f"evaluate/{name}" for name in names} <= set(children["evaluate"].data.metrics)
 
 
 def test_artifacts_are_stored(chain: Chain, children: dict[str, Any]) -> None:
@@ -123,7 +139,7 @@ def test_artifacts_are_stored(chain: Chain, children: dict[str, Any]) -> None:
     def stored(name: str, folder: str | None = None) -> set[str]:
         return {item.path for item in client.list_artifacts(children[name].info.run_id, folder)}
 
-    assert {"results.csv", "frames.csv", "logs.csv"} <= stored("evaluate")
+    assert {"results.csv", "frames.csv", "logs.csv", "training_results.csv"} <= stored("evaluate")
     assert any(path.endswith(".csv") for path in stored("train-reward"))
     assert "report/index.html" in stored("report", "report")
 
@@ -134,7 +150,7 @@ def test_report_shows_pictures_that_exist(chain: Chain) -> None:
     assert f'<p class="label">{GENERATED}</p>' in text
     pictures = re.findall(r'<img src="([^"]+)"', text)
     assert sum(name.startswith("scenes/") for name in pictures) == chain.experiment.report.scenes
-    assert "finetune-seed-0.png" in pictures
+    assert {"finetune-seed-0.png", "frontier-seed-0.png", "training_frontier-seed-0.png"} <= set(pictures)
     for name in pictures:
         assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
     for name in chain.experiment.evaluate.policies:

@@ -61,10 +61,11 @@ def _export(options: argparse.Namespace) -> int:
 def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
     """What `evaluate` would judge: the plans of one policy on the test split."""
     from irl_vla.dataset.scenes import scene_refs
+    from irl_vla.judge.judgement import frames_to_judge
     from irl_vla.judge.one_stage import frames_of_refs, prepared_frames
     from irl_vla.stages import folders
     from irl_vla.stages.imitation import perceive_test_split
-    from irl_vla.stages.judge import planned
+    from irl_vla.stages.judge import JudgedScenes, plans_of
     from irl_vla.stages.session import ray_session
 
     chosen = experiment.with_overrides({"evaluate.policies": (name,)})
@@ -74,5 +75,4 @@ def _policy_plans(experiment: "Experiment", name: str) -> "dict[str, Floats]":
         perceive_test_split(chosen, dataset)
         store = folders.prepared(chosen, split, dataset)
         frames = prepared_frames(store, frames_of_refs(scene_refs(dataset, split)), split)
-        ((_, plans),) = planned(chosen, store, frames)
-    return plans
+        return plans_of(name, chosen, JudgedScenes("test", store, frames_to_judge(frames, ())))

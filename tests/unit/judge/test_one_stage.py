@@ -25,10 +25,12 @@ from irl_vla.judge.one_stage import (
     SplitScores,
     check_plans,
     join_scores,
+    sampled_frames,
     score_log,
     score_split,
     unfit_plans,
 )
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.judge.tables import difference, frame_rows, one_stage_rows, one_stage_table, points_lost, write_csv
 from irl_vla.scene import SUBSCORES
 from tests.unit.epdms.straight_road import TIME_US, plan, scene, tracks
@@ -254,6 +256,44 @@ def test_means_leave_out_frames_without_ec() -> None:
     values[:, EC] = np.nan
     assert np.isnan(split.means()["ec"])
     assert "none" in shown(one_stage_rows({"a": split}, [], 200, seed=0))
+
+
+def test_a_sample_is_of_whole_logs_in_the_order_given() -> None:
+    """Three logs of two frames: four frames are two of them, whoever comes first."""
+    frames = [FrameId(f"{log}{index}", log, log, "") for index in range(2) for log in "abc"]
+    drawn = [sampled_frames(frames, 4, np.random.default_rng(seed)) for seed in range(20)]
+    for found in drawn:
+        logs = {item.log_name for item in found}
+        assert len(logs) == 2
+        assert found == [item for item in frames if item.log_name in logs]
+    assert len({tuple(found) for found in drawn}) == 3, "all pairs of logs are drawn"
+    assert sampled_frames(frames, 3, np.random.default_rng(0)) == drawn[0], "a log that is begun is whole"
+    assert sampled_frames(frames, 100, np.random.default_rng(0)) == frames
+    assert sampled_frames(frames, 0, np.random.default_rng(0)) == []
+
+
+def test_gains_at_equal_progress_stand_beside_differences() -> None:
+    """Every step of slowing costs 0.1 of EP and brings 0.02 of EPDMS; who is between two points gains to the line."""
+    groups = ["g", "g", "h", "h"]
+    points = {name: scores([0.5 + 0.02 * step] * 4, groups) for step, name in enumerate(FRONTIER)}
+    table = points | {name: scores([0.8] * 4, groups) for name in ("between", "faster", "slower")}
+    ep = dict(zip(FRONTIER, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), strict=True)) | {
+        "between": 0.85,
+        "faster": 1.0,
+        "slower": 0.1,
+    }
+    for name, split in table.items():
+        split.subscores[:, SUBSCORES.index("ep")] = ep[name]
+    found = {row["policy"]: row for row in one_stage_rows(table, [], 200, seed=0)}
+    for name, gain in (("between", 29.0), ("faster", 30.0), ("slower", 20.0)):
+        values = [found[name][f"equal_progress{end}"] for end in ("", "_low", "_high")]
+        assert values == pytest.approx([gain] * 3)
+    assert not any("equal_progress" in found[name] for name in FRONTIER)
+    assert "+29.0 [+29.0, +29.0]" in shown(list(found.values()))
+    del table["slowed_30"]
+    rows = one_stage_rows(table, [], 200, seed=0)
+    assert not any("equal_progress" in row for row in rows), "without the whole frontier there is no comparison"
+    assert "equal progress" not in shown(rows)
 
 
 def test_parts_are_joined_in_order() -> None:

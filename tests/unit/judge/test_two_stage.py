@@ -13,6 +13,7 @@ from irl_vla.epdms.scorer import final_score, score_plans
 from irl_vla.errors import SceneError
 from irl_vla.judge import two_stage as evaluate_two_stage
 from irl_vla.judge.one_stage import FrameId
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.judge.tables import two_stage_rows, two_stage_table
 from irl_vla.judge.two_stage import PairScores, score_pairs, usable_pairs
 from irl_vla.scene import SUBSCORES
@@ -159,6 +160,17 @@ def test_rows_hold_every_stage(store: Any) -> None:
     assert slow["minus_fast"] == pytest.approx(float(slow["epdms"]) - float(fast["epdms"]))
     table = two_stage_table([fast, slow], "title", "caption")
     assert list(table.columns[1].cells) == ["stage one", "stage two", "combined"] * 2
+
+
+def test_gains_at_equal_progress_are_of_the_combined_score(store: Any) -> None:
+    speeds = dict(zip(FRONTIER, (10.0, 9.5, 9.0, 8.5, 8.0, 7.0), strict=True)) | {"fast": 10.0, "standing": 0.0}
+    scores = {name: judged(store, plans(speed)) for name, speed in speeds.items()}
+    found = {row["policy"]: row for row in two_stage_rows(scores, (), samples=200, seed=0)}
+    assert found["fast"]["equal_progress"] == pytest.approx(0.0), "the plans of imitation"
+    slowest = float(found["standing"]["epdms"]) - float(found["slowed_30"]["epdms"])
+    assert found["standing"]["equal_progress"] == pytest.approx(slowest)
+    table = two_stage_table(list(found.values()), "title", "caption")
+    assert [bool(cell) for cell in table.columns[-1].cells][-6:] == [False, False, True] * 2
 
 
 def test_one_layout_gives_no_interval(store: Any) -> None:

@@ -1,5 +1,6 @@
 """The loop that fine-tuning and its control share, on a training that costs nothing."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.vla import load_chain
-from irl_vla.rl.job import FinetuneJob, best_row, is_stale, read_history, run_job
+from irl_vla.rl.job import FinetuneJob, best_row, choice, is_stale, pareto_set, read_choice, read_history, run_job
 from irl_vla.rl.task import TaskSpec
 
 
@@ -22,6 +23,28 @@ def test_slower_policies_are_not_kept() -> None:
     assert best_row([start, slow], 0.05) is slow
     assert best_row([start, slow, fair], 0.02) is fair
     assert best_row([start, dict(start)], 0.02) is start
+
+
+def test_of_equal_scores_the_one_with_more_progress_is_kept() -> None:
+    start, slow, fast = row(0.7), row(0.8, 0.84), row(0.8, 0.86)
+    assert best_row([start, slow, fast], 0.02) is fast
+
+
+def test_the_pareto_set_has_every_trade_of_score_for_progress() -> None:
+    start, worse, slow, fair, copy = row(0.7), row(0.69), row(0.9, 0.5), row(0.8, 0.84), row(0.8, 0.84)
+    assert pareto_set([start]) == [start]
+    assert [id(point) for point in pareto_set([start, worse, slow, fair, copy])] == [id(start), id(slow), id(fair)]
+    best = row(0.9, 0.9)
+    assert pareto_set([start, worse, slow, fair, best]) == [best]
+
+
+def test_the_choice_says_its_rule_and_what_there_was() -> None:
+    history = [{"iteration": 5.0 * i} | point for i, point in enumerate([row(0.7), row(0.9, 0.5), row(0.8, 0.84)])]
+    assert choice(history, 0.01) == (
+        "kept: iteration 10 (EPDMS 80.0, EP 84.0), the highest EPDMS whose EP is at most 1.0 below imitation's; "
+        "on the Pareto set: iteration 0 (EPDMS 70.0, EP 85.0); iteration 5 (EPDMS 90.0, EP 50.0); "
+        "iteration 10 (EPDMS 80.0, EP 84.0)"
+    )
 
 
 def test_patience_counts_states_that_may_be_kept() -> None:
@@ -76,6 +99,18 @@ def test_validated_at_the_start_then_regularly_and_at_the_end(spec: TaskSpec) ->
         (4, 0.3),
         (5, 0.4),
     ]
+
+
+def test_the_choice_is_in_the_record_and_in_the_log(spec: TaskSpec, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    job = make_job(spec, [0.1, 0.3, 0.2], iterations=4)
+    assert read_choice(job.folder) == ""
+    run_job(job, Counting(load_chain(spec.policy)))
+    said = choice(read_history(job.folder), job.spec.config.max_progress_loss)
+    assert "kept: iteration 2 (EPDMS 30.0" in said
+    assert read_choice(job.folder) == said
+    assert f"job: {said}" in caplog.text
+    assert json.loads((job.folder / "latest.json").read_text())["pareto_iterations"] == [2]
 
 
 def test_patience_stops_the_run_and_a_repeated_call_leaves_it_stopped(spec: TaskSpec) -> None:

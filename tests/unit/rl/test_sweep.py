@@ -20,7 +20,7 @@ from irl_vla.rl.task import TaskSpec
 @pytest.fixture
 def job(spec: TaskSpec, tmp_path: Path) -> SweepJob:
     absent = tmp_path / "absent"
-    validation = ValidationSpec(absent, absent, absent, ScorerConfig())
+    validation = ValidationSpec(absent, absent, absent, absent, ScorerConfig())
     return SweepJob(
         spec,
         validation,

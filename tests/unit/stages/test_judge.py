@@ -13,8 +13,10 @@ import pytest
 from irl_vla.dataset.splits import SceneRef
 from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, require_comparable
 from irl_vla.judge.for_each import one_by_one
-from irl_vla.judge.judgement import GENERATED, REAL
+from irl_vla.judge.judgement import GENERATED, REAL, frames_to_judge
+from irl_vla.judge.one_stage import FrameId
 from irl_vla.judge.policies import POLICIES
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.judge.tables import read_judged_plans
 from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import read_results
@@ -206,4 +208,66 @@ def test_every_baseline_of_the_table_has_its_plans() -> None:
 
 def test_untrained_policies_have_no_prediction(tmp_path: Path) -> None:
     experiment = Experiment(name="x", runs=tmp_path)
-    assert judge.predicted_columns(experiment, {}, "human") == {}
+    assert judge.predicted_columns(experiment, "test", {}, "human") == {}
+    assert judge.predicted_columns(experiment, "test", {}, "slowed_10") == {}
+
+
+@pytest.fixture
+def imitating(evaluated: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Judges imitation at 10 m/s everywhere, and a fine-tuned policy that drives as the human; no bank is read."""
+    monkeypatch.setattr(judge, "perceived_frames", lambda bank, frames, split: frames)
+    monkeypatch.setattr(judge, "TokenBank", SimpleNamespace(open=lambda place: None))
+    monkeypatch.setattr(judge, "predicted_columns", lambda *arguments: {})
+
+    def plans_of(name: str, experiment: Experiment, scenes: judge.JudgedScenes) -> dict[str, Any]:
+        frames = scenes.judged.frames
+        return {frame.token: plan(10.0) if name == "imitation" else store[frame.token].human_plan for frame in frames}
+
+    monkeypatch.setattr(judge, "plans_of", plans_of)
+
+    def run(scenes: judge.JudgedScenes | None) -> Any:
+        monkeypatch.setattr(judge, "training_scenes", lambda experiment, count: scenes)
+        return evaluated(evaluate={"policies": ("imitation", "finetuned"), "against": ("imitation",)})
+
+    return run
+
+
+def test_imitation_is_judged_with_its_slowed_plans(imitating: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = imitating(None)
+    results = {row["policy"]: row for row in rows(found["folder"] / "results.csv")}
+    assert list(results) == [*FRONTIER, "finetuned"]
+    assert [results[name]["split"] for name in results] == ["test"] * len(results)
+    assert all(results[name]["equal_progress"] == "" for name in FRONTIER), "no policy is compared with itself"
+    finetuned = results["finetuned"]
+    ep, epdms = (np.array([float(results[name][key]) for name in FRONTIER]) for key in ("ep", "epdms"))
+    assert (np.diff(ep) < 0).all(), "slower from point to point"
+    own = float(finetuned["ep"]), float(finetuned["epdms"])
+    assert ep[1] > own[0] > ep[2], "between the two weakest"
+    share = (ep[1] - own[0]) / (ep[1] - ep[2])
+    assert float(finetuned["equal_progress"]) == pytest.approx(own[1] - (1 - share) * epdms[1] - share * epdms[2])
+    assert found["reported"]["evaluate/finetuned_equal_progress"] == float(finetuned["equal_progress"])
+    assert "equal progress" in capsys.readouterr().out
+
+
+def test_training_scenes_have_tables_of_their_own(imitating: Any, store: Any) -> None:
+    training = frames_to_judge([FrameId(token, log, log, "") for token, (log, _, _) in list(SCENES.items())[:3]], ())
+    found = imitating(judge.JudgedScenes("train", store, training))
+    folder = found["folder"]
+    assert found["paths"][-2:] == [folder / "training_frames.csv", folder / "training_results.csv"]
+    results = {row["policy"]: row for row in rows(folder / "training_results.csv")}
+    assert {row["split"] for row in results.values()} == {"train"}
+    assert len(rows(folder / "training_frames.csv")) == 3 * len(results)
+    assert read_fingerprint(folder / "training_results.csv").frames == 3
+    reported = found["reported"]
+    assert reported["evaluate/training_finetuned_epdms"] == float(results["finetuned"]["epdms"])
+    assert reported["evaluate/training_finetuned_epdms"] != reported["evaluate/finetuned_epdms"]
+    imitating(None)
+    assert not (folder / "training_results.csv").exists(), "those of an earlier call are withdrawn"
+
+
+def test_training_scenes_are_drawn_only_for_trained_policies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for settings in ({"training_scenes": 0}, {"policies": ("human",)}):
+        assert judge.training_scenes(Experiment(name="x", runs=tmp_path, evaluate=settings), 10) is None
+    caplog.set_level("INFO")
+    assert judge.training_scenes(Experiment(name="x", runs=tmp_path), 10) is None
+    assert "training layouts are not judged" in caplog.text

@@ -11,6 +11,7 @@ import pytest
 
 from irl_vla.errors import CheckpointError
 from irl_vla.judge.fingerprint import Fingerprint, sidecar, write_fingerprint
+from irl_vla.judge.slowed import FRONTIER
 from irl_vla.ledger.code import CodeVersion
 from irl_vla.stages import report_page as show
 from irl_vla.stages.experiment import Experiment
@@ -22,6 +23,7 @@ TRIALS = [
         "comfort": 1.0,
         "efficiency": 1.0,
         "epdms": 0.8,
+        "equal_progress": 0.05,
         "nc": 0.9,
         "ep": 0.7,
     },
@@ -31,6 +33,7 @@ TRIALS = [
         "comfort": 1.0,
         "efficiency": 1.0,
         "epdms": 0.7,
+        "equal_progress": -0.02,
         "nc": 1.0,
         "ep": 0.5,
     },
@@ -56,17 +59,22 @@ EVALUATOR = Fingerprint(
 )
 
 
+#: Halfway between imitation and its first slowed plans lies what is fine-tuned.
+EP = dict(zip(FRONTIER, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), strict=True)) | {"finetuned": 0.85, "only_here": 0.5}
+
+
 def write_seed(folder: Path, scores: dict[str, list[float]]) -> Path:
     """Results of policies on frames t0, t1 (group g) and t2, t3 (group h)."""
     for table in ("frames.csv", "results.csv"):
         write_fingerprint(folder / "evaluate" / table, EVALUATOR)
     rows = [
-        {"policy": name, "token": f"t{index}", "group": "g" if index < 2 else "h", "score": value}
+        {"policy": name, "token": f"t{index}", "group": "g" if index < 2 else "h", "ep": EP[name], "score": value}
         for name, values in scores.items()
         for index, value in enumerate(values)
     ]
     write_table(folder / "evaluate" / "frames.csv", rows)
-    write_table(folder / "evaluate" / "results.csv", [{"policy": n, "epdms": 25 * sum(v)} for n, v in scores.items()])
+    means = [{"policy": name, "ep": 100 * EP[name], "epdms": 25 * sum(values)} for name, values in scores.items()]
+    write_table(folder / "evaluate" / "results.csv", means)
     return folder
 
 
@@ -93,6 +101,18 @@ def test_seeds_are_pooled_and_differences_paired(seeds: list[Path]) -> None:
     assert rows["finetuned"]["minus_imitation"] == "+20.00 [+10.00, +30.00]"
     assert (rows["imitation"]["low"], rows["imitation"]["high"]) == pytest.approx((20.0, 60.0))
     assert "minus_imitation" not in rows["imitation"]
+
+
+def test_seeds_are_pooled_at_equal_progress(tmp_path: Path) -> None:
+    """Seed 0: 0.5 against a line at 0.3 of which half is the first slowed point; seed 1: 0.7."""
+    seeds = []
+    for index, value in enumerate((0.5, 0.7)):
+        points = {name: [0.2 if name == "imitation" else 0.4] * 4 for name in FRONTIER}
+        seeds.append(write_seed(tmp_path / f"seed-{index}", points | {"finetuned": [value] * 4}))
+    rows = {str(row["policy"]): row for row in show.pooled_rows(frame_tables(seeds), [], 500)}
+    assert rows["finetuned"]["ep"] == pytest.approx(85.0)
+    assert rows["finetuned"]["equal_progress"] == "+30.00 [+20.00, +40.00]"
+    assert not any("equal_progress" in rows[name] for name in FRONTIER)
 
 
 def test_seeds_that_were_judged_differently_are_not_pooled(seeds: list[Path]) -> None:
@@ -129,7 +149,7 @@ def test_a_sweep_is_a_table_a_picture_and_a_ranking(tmp_path: Path, capsys: pyte
     with table.open(newline="") as stream:
         assert [row["trial"] for row in csv.DictReader(stream)] == [str(row["trial"]) for row in TRIALS]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "s2.00-c1.00-e1.00  EPDMS 0.7000  NC 1.000  EP 0.500" in capsys.readouterr().out
+    assert "s2.00-c1.00-e1.00  EPDMS 0.7000  at equal progress -0.0200  NC 1.000  EP 0.500" in capsys.readouterr().out
 
 
 def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
@@ -154,6 +174,28 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
     assert (page.parent / "sweep-seed-0.png").exists()
     assert (page.parent / "pooled.csv").exists()
     assert "bootstrap_samples: 100" in text
+    assert "Training layouts" not in text
+    assert "frontier" not in text, "no slowed plans were judged"
+
+
+def test_report_shows_training_layouts_and_the_frontier(seeds: list[Path], tmp_path: Path) -> None:
+    for seed in seeds:
+        points = {name: [0.5] * 4 for name in FRONTIER}
+        write_seed(seed, points)
+        for name in ("frames", "results"):
+            for ending in ("csv", "evaluator.json"):
+                text = (seed / "evaluate" / f"{name}.{ending}").read_bytes()
+                (seed / "evaluate" / f"training_{name}.{ending}").write_bytes(text)
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
+    page = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report")
+    text = page.read_text()
+    for title in ("Results, seed-0", "Training layouts, seed-0", "All 2 seeds", "Training layouts, all 2 seeds"):
+        assert f"<h2>{title}</h2>" in text
+    assert text.count("NOT held out") == 3
+    for name in ("frontier.png", "training_frontier.png", "frontier-seed-1.png", "training_frontier-seed-1.png"):
+        assert f'<img src="{name}"' in text
+        assert (page.parent / name).exists()
+    assert (page.parent / "training_pooled.csv").exists()
 
 
 def test_pictures_are_of_the_split_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
