@@ -1,0 +1,84 @@
+"""Best of N: the learned reward chooses among a policy's deterministic plan and N sampled ones, when it drives.
+
+All frames are sampled with the same noise, and where the plan that was chosen half a second before is known, extended
+comfort with it counts: what is best for one frame alone would tremble from frame to frame.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irl_vla.geometry import Floats
+from irl_vla.policy.batch import ObservationBatch
+from irl_vla.policy.codec import PLAN_SIZE
+from irl_vla.policy.diffusion import DenoisingChain
+from irl_vla.policy.planner import pack_tokens
+from irl_vla.policy.token_bank import TokenBank
+from irl_vla.policy.vla import Policy
+from irl_vla.reward.comfort import history_comforts, pair_comforts
+from irl_vla.reward.config import CandidateConfig, RewardWeights
+from irl_vla.reward.loss import LEARNED
+from irl_vla.reward.model import RewardWorldModel, predict_subscores
+from irl_vla.reward.weights import reward
+from irl_vla.scene import SUBSCORES
+
+_HC, _EC = SUBSCORES.index("hc"), SUBSCORES.index("ec")
+
+
+def candidate_noise(chain: DenoisingChain, config: CandidateConfig) -> Tensor:
+    """(1, N, K + 1, 24) standard normal: the noise of every frame."""
+    shape = (1, config.samples, chain.steps + 1, PLAN_SIZE)
+    return torch.from_numpy(np.random.default_rng(config.seed).standard_normal(shape, np.float32))
+
+
+def chosen_in_time(
+    bank: TokenBank, rows: NDArray[np.int64], plans: Floats, subscores: Floats, weights: RewardWeights
+) -> NDArray[np.int64]:
+    """Which plan the reward likes best in each row, frame after frame.
+
+    A row whose predecessor is among the rows is chosen with the extended comfort that each plan has with the plan
+    chosen there; the first of equals is taken.
+
+    Args:
+        rows: (B,) of the bank, in any order.
+        plans: (B, P, 8, 3).
+        subscores: (B, P, 9) their sub-scores; EC is not looked at.
+
+    Returns:
+        (B,) numbers of plans.
+    """
+    place = {int(row): index for index, row in enumerate(rows)}
+    chosen = np.zeros(len(rows), np.int64)
+    for index in np.argsort(bank.timestamp_us[rows], kind="stable"):
+        values = subscores[index].copy()
+        values[:, _EC] = np.nan
+        before = place.get(int(bank.previous_row[rows[index]]))
+        if before is not None:
+            now, previous = (
+                (bank.ego_history[rows[[at]]], seen[None], bank.timestamp_us[rows[[at]]])
+                for at, seen in ((index, plans[index]), (before, plans[before, chosen[[before]]]))
+            )
+            values[:, _EC] = pair_comforts(now, previous)[0]
+        chosen[index] = reward(values, weights).argmax()
+    return chosen
+
+
+def best_plan(policy: Policy, models: tuple[RewardWorldModel, ...], batch: ObservationBatch, config: CandidateConfig) -> Floats:
+    """(8, 3) the best plan for a moment alone, of which no predecessor is known.
+
+    Args:
+        batch: of one observation, on the device of policy and models.
+    """
+    chain, history = policy.chain, batch.history
+    with torch.inference_mode():
+        tokens = pack_tokens(policy.encoder(batch))
+        keys = chain.planner.scene_keys(tokens)
+        plans = chain.candidates(keys, candidate_noise(chain, config).to(tokens.device))
+        learned = predict_subscores(models, tokens, plans, history)[0].cpu().numpy()
+    found: Floats = plans.cpu().numpy().astype(np.float64)
+    values = np.full((found.shape[1], len(SUBSCORES)), np.nan)
+    values[:, : len(LEARNED)] = learned
+    values[:, _HC] = history_comforts(history.cpu().numpy().astype(np.float64), found, np.zeros(1, np.int64))[0]
+    best: Floats = found[0, reward(values, config.weights).argmax()]
+    return best
