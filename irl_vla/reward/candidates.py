@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irl_vla.geometry import Floats
-from irl_vla.policy.batch import ObservationBatch
+from irl_vla.policy.batch import collate
 from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import pack_tokens
@@ -21,7 +21,7 @@ from irl_vla.reward.config import CandidateConfig, RewardWeights
 from irl_vla.reward.loss import LEARNED
 from irl_vla.reward.model import RewardWorldModel, predict_subscores
 from irl_vla.reward.weights import reward
-from irl_vla.scene import SUBSCORES
+from irl_vla.scene import SUBSCORES, Observation
 
 _HC, _EC = SUBSCORES.index("hc"), SUBSCORES.index("ec")
 
@@ -48,6 +48,7 @@ def chosen_in_time(
     Returns:
         (B,) numbers of plans.
     """
+    histories = bank.ego_history[rows].astype(np.float64)
     place = {int(row): index for index, row in enumerate(rows)}
     chosen = np.zeros(len(rows), np.int64)
     for index in np.argsort(bank.timestamp_us[rows], kind="stable"):
@@ -56,7 +57,7 @@ def chosen_in_time(
         before = place.get(int(bank.previous_row[rows[index]]))
         if before is not None:
             now, previous = (
-                (bank.ego_history[rows[[at]]], seen[None], bank.timestamp_us[rows[[at]]])
+                (histories[[at]], seen[None], bank.timestamp_us[rows[[at]]])
                 for at, seen in ((index, plans[index]), (before, plans[before, chosen[[before]]]))
             )
             values[:, _EC] = pair_comforts(now, previous)[0]
@@ -64,21 +65,23 @@ def chosen_in_time(
     return chosen
 
 
-def best_plan(policy: Policy, models: tuple[RewardWorldModel, ...], batch: ObservationBatch, config: CandidateConfig) -> Floats:
-    """(8, 3) the best plan for a moment alone, of which no predecessor is known.
+def best_plan(
+    policy: Policy, models: tuple[RewardWorldModel, ...], config: CandidateConfig, observation: Observation
+) -> Floats:
+    """(8, 3) the best plan for a moment alone, of which no predecessor is known, computed where the weights are.
 
-    Args:
-        batch: of one observation, on the device of policy and models.
+    Raises:
+        ConfigError, SceneError: if the observation is not what the policy was built for, naming its token.
     """
-    chain, history = policy.chain, batch.history
+    chain, device = policy.chain, next(policy.parameters()).device
+    batch = collate([observation], policy.encoder.config).to(device)
     with torch.inference_mode():
         tokens = pack_tokens(policy.encoder(batch))
-        keys = chain.planner.scene_keys(tokens)
-        plans = chain.candidates(keys, candidate_noise(chain, config).to(tokens.device))
-        learned = predict_subscores(models, tokens, plans, history)[0].cpu().numpy()
+        plans = chain.candidates(chain.planner.scene_keys(tokens), candidate_noise(chain, config).to(device))
+        learned = predict_subscores(models, tokens, plans, batch.history)[0].cpu().numpy()
     found: Floats = plans.cpu().numpy().astype(np.float64)
     values = np.full((found.shape[1], len(SUBSCORES)), np.nan)
     values[:, : len(LEARNED)] = learned
-    values[:, _HC] = history_comforts(history.cpu().numpy().astype(np.float64), found, np.zeros(1, np.int64))[0]
+    values[:, _HC] = history_comforts(observation.history[None].astype(np.float64), found, np.zeros(1, np.int64))[0]
     best: Floats = found[0, reward(values, config.weights).argmax()]
     return best

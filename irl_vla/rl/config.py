@@ -41,8 +41,7 @@ class FinetuneConfig(Config):
     """Fine-tuning of the planner on a reward.
 
     "ppo": every iteration samples G chains in each of S scenes and updates once. "ranked": the steps of all rounds of
-    ``ranked`` are cut into ``iterations`` equal parts. Validation, averaging and the choice of what is kept are the same,
-    by iteration.
+    ``ranked`` are cut into ``iterations`` equal parts. Averaging, validation and what is kept follow the same rules.
 
     Attributes:
         method: how the planner learns.

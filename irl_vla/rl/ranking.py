@@ -102,7 +102,8 @@ def choose(spec: TaskSpec, rows: Rows, plans: Floats, number: int) -> Targets:
 
 def preferred(rewards: Floats, preference: float) -> NDArray[np.int64]:
     """(B,) the best of candidates (B, P), of which the first gets ``preference`` on top and stays at ties."""
-    return (rewards + preference * (np.arange(rewards.shape[1]) == 0)).argmax(axis=1)
+    choice: NDArray[np.int64] = (rewards + preference * (np.arange(rewards.shape[1]) == 0)).argmax(axis=1)
+    return choice
 
 
 def _drawn(seed: int, number: int, row: int, candidates: int) -> int:

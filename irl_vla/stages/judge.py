@@ -16,7 +16,7 @@ from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.geometry import Floats
 from irl_vla.judge import baselines
-from irl_vla.judge.bank_plans import bank_plans, perceived_frames
+from irl_vla.judge.bank_plans import bank_plans, best_of_plans, perceived_frames
 from irl_vla.judge.fingerprint import write_fingerprint
 from irl_vla.judge.for_each import ForEach
 from irl_vla.judge.judgement import (
@@ -32,9 +32,10 @@ from irl_vla.judge.one_stage import FrameId, SplitScores, frames_of_refs, prepar
 from irl_vla.judge.policies import POLICIES
 from irl_vla.judge.tables import log_rows, write_judged_plans
 from irl_vla.navsim.results import write_results
+from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain
-from irl_vla.reward.backends import make_backend
+from irl_vla.reward.backends import RewardBackend, make_backend
 from irl_vla.reward.config import BackendConfig
 from irl_vla.reward.quality import mean_rewards
 from irl_vla.stages import folders
@@ -114,7 +115,7 @@ def planned(
         else:
             bank = TokenBank.open(folders.bank_path(experiment, "test"))
             chain = load_chain(folders.checkpoint(experiment, name), perception_hash=bank.perception_hash)
-            yield name, bank_plans(chain, bank)
+            yield name, _best_of(experiment, chain, bank) if policy.is_best_of else bank_plans(chain, bank)
 
 
 def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores], name: str) -> dict[str, float]:
@@ -123,11 +124,21 @@ def predicted_columns(experiment: Experiment, scores: Mapping[str, SplitScores],
     if POLICIES[name].kind != "trained" or not model.exists():
         return {}
     path = folders.bank_path(experiment, "test")
-    backend = make_backend(BackendConfig(kind="rwm"), path, model=model)
+    backend = _learned_reward(experiment)
     judged = scores[name]
     tokens = [frame.token for frame in judged.frames]
     predicted, true = mean_rewards(backend, TokenBank.open(path), tokens, judged.plans, judged.subscores)
     return {"predicted": 100 * predicted, "true": 100 * true}
+
+
+def _best_of(experiment: Experiment, chain: DenoisingChain, bank: TokenBank) -> dict[str, Floats]:
+    return best_of_plans(chain, bank, _learned_reward(experiment), experiment.evaluate.candidates)
+
+
+def _learned_reward(experiment: Experiment) -> RewardBackend:
+    """The reward world model on the test split's token bank."""
+    path = folders.bank_path(experiment, "test")
+    return make_backend(BackendConfig(kind="rwm"), path, model=folders.reward_path(experiment))
 
 
 def _from_scene(

@@ -158,5 +158,6 @@ def test_it_learns_what_is_rewarded_and_its_control_does_not(spec: TaskSpec) -> 
     assert make_job(spec, "x").validate(load_chain(best))["epdms"] - gains[0] == pytest.approx(
         read_history(spec.policy.parent / "finetune")[0]["finetune/val_epdms"], abs=1e-4
     )
-    assert set(reported[0]) == {f"finetune/{x}" for x in ("ranked_loss", "ranked_kept", "ranked_gain", "val_epdms", "val_ep")}
-    assert set(reported[1]) == {f"finetune/control_{x}" for x in ("loss", "kept", "val_epdms", "val_ep")}
+    figures = ("ranked_loss", "ranked_kept", "ranked_gain", "val_epdms", "val_ep")
+    assert set(reported[0]) == {f"finetune/{name}" for name in figures}
+    assert set(reported[1]) == {f"finetune/control_{name}" for name in ("loss", "kept", "val_epdms", "val_ep")}
