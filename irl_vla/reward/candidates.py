@@ -33,7 +33,13 @@ def candidate_noise(chain: DenoisingChain, config: CandidateConfig) -> Tensor:
 
 
 def chosen_in_time(
-    bank: TokenBank, rows: NDArray[np.int64], plans: Floats, subscores: Floats, weights: RewardWeights
+    bank: TokenBank,
+    rows: NDArray[np.int64],
+    plans: Floats,
+    subscores: Floats,
+    weights: RewardWeights,
+    *,
+    preference: float = 0.0,
 ) -> NDArray[np.int64]:
     """Which plan the reward likes best in each row, frame after frame.
 
@@ -44,6 +50,7 @@ def chosen_in_time(
         rows: (B,) of the bank, in any order.
         plans: (B, P, 8, 3).
         subscores: (B, P, 9) their sub-scores; EC is not looked at.
+        preference: reward that the first plan gets on top.
 
     Returns:
         (B,) numbers of plans.
@@ -61,7 +68,9 @@ def chosen_in_time(
                 for at, seen in ((index, plans[index]), (before, plans[before, chosen[[before]]]))
             )
             values[:, _EC] = pair_comforts(now, previous)[0]
-        chosen[index] = reward(values, weights).argmax()
+        rewards = reward(values, weights)
+        rewards[0] += preference
+        chosen[index] = rewards.argmax()
     return chosen
 
 

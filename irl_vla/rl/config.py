@@ -19,7 +19,7 @@ class RankedConfig(Config):
         steps: optimiser steps of a round, of ``batch_rows`` rows each.
         warmup_fraction: share of a round's steps in which the learning rate rises.
         noise_draws, diffusion_weight, plan_weight: as in ``ImitationConfig``.
-        rows_per_part: rows whose plans are ranked and stored together.
+        rows_per_part: least rows, of whole logs, whose plans are chosen and stored together.
     """
 
     rounds: int = Field(1, gt=0)
@@ -45,8 +45,8 @@ class FinetuneConfig(Config):
 
     Attributes:
         method: how the planner learns.
-        ranked: the second method's own settings; of those below it shares ``iterations``, ``sigma_floor_m``,
-            ``grad_clip``, and all from ``average`` on.
+        ranked: the second method's own settings; of those below it shares ``iterations``, ``pair_frames``,
+            ``sigma_floor_m``, ``grad_clip``, and all from ``average`` on.
         scenes_per_iteration: S, over all env runners.
         chains_per_scene: G; the group mean is the baseline of group-relative advantages.
         pair_frames: score a frame together with its predecessor, so that extended comfort enters the reward.

@@ -4,6 +4,7 @@ A row's candidates are the policy's deterministic plan and N sampled ones. Noise
 functions of (seed, round, row), so that it makes no difference how the rows are cut.
 """
 
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from irl_vla.policy.codec import PLAN_SIZE
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import perception_hash
+from irl_vla.reward.candidates import chosen_in_time
 from irl_vla.rl.chains import PLAN_SHAPE, Rows, Scenes, chain_noise, reward_plans
 from irl_vla.rl.task import TaskSpec, open_task
 
@@ -33,7 +35,7 @@ class Targets(NamedTuple):
     Attributes:
         plan: (R, 8, 3) float32, ego frame.
         choice: (R,) which candidate it is; 0 is the deterministic one.
-        gain: (R,) its reward minus that of the deterministic one; NaN where chance chose.
+        gain: (R,) its reward minus that of the deterministic one, both without EC; NaN where chance chose.
     """
 
     plan: NDArray[np.float32]
@@ -55,15 +57,15 @@ def ranked_targets(spec: TaskSpec, bank: TokenBank, chain: DenoisingChain, numbe
     weights = perception_hash(chain)
     place, size = folder / f"{_PLACE}{weights}-{number}", spec.config.ranked.rows_per_part
     _remove_others(folder, place.name)
-    starts = range(0, len(bank), size)
-    parts = {f"{start:09d}": min(size, len(bank) - start) for start in starts}
+    starts = part_starts(bank, size)
+    parts = {f"{start:09d}": end - start for start, end in pairwise([*starts, len(bank)])}
     clear_unfinished(place)
     unfit = unfit_shards(place, parts, _LAYOUT, weights, "run `irl-vla finetune`")
     with progress(f"{folder.name}: plans chosen", "rows", len(bank)) as shown:
         shown.start_from(len(bank) - sum(parts[name] for name in unfit))
         for name in unfit:
             rows = int(name) + np.arange(parts[name])
-            found = choose(spec, rows, candidate_plans(spec, bank, chain, rows, number), number)
+            found = choose(spec, bank, rows, candidate_plans(spec, bank, chain, rows, number), number)
             with shard_path(place, name, SUFFIX).writing() as path:
                 write_rows(path, _LAYOUT, [found._asdict()], weights)
             shown.advance(len(rows))
@@ -82,22 +84,41 @@ def candidate_plans(spec: TaskSpec, bank: TokenBank, chain: DenoisingChain, rows
     return plans.numpy().astype(np.float64)
 
 
-def choose(spec: TaskSpec, rows: Rows, plans: Floats, number: int) -> Targets:
-    """The best candidate of each row by the configured reward without EC, or any by chance.
+def choose(spec: TaskSpec, bank: TokenBank, rows: Rows, plans: Floats, number: int) -> Targets:
+    """The best candidate of each row by the configured reward, or any by chance.
+
+    With ``pair_frames`` a row is chosen with the extended comfort that its candidates have with the plan chosen for its
+    predecessor, see :func:`irl_vla.reward.candidates.chosen_in_time`; else without extended comfort.
 
     Args:
+        rows: (B,) of whole logs.
         plans: (B, N + 1, 8, 3), the deterministic one first.
     """
-    config = spec.config.ranked
-    if config.choice == "random":
+    config = spec.config
+    if config.ranked.choice == "random":
         choice = np.array([_drawn(spec.seed, number, row, plans.shape[1]) for row in rows.tolist()])
         gain = np.full(len(rows), np.nan)
     else:
         alone = Scenes(rows[:, None], np.zeros(len(rows), np.bool_))
-        rewards = reward_plans(open_task(spec), alone, plans[:, None]).reward[:, 0]
-        choice = preferred(rewards, config.preference)
+        found = reward_plans(open_task(spec), alone, plans[:, None])
+        rewards, subscores, preference = found.reward[:, 0], found.subscores[:, 0], config.ranked.preference
+        choice = (
+            chosen_in_time(bank, rows, plans, subscores, config.weights, preference=preference)
+            if config.pair_frames
+            else preferred(rewards, preference)
+        )
         gain = rewards[np.arange(len(rows)), choice] - rewards[:, 0]
     return Targets(plans[np.arange(len(rows)), choice].astype(np.float32), choice, gain)
+
+
+def part_starts(bank: TokenBank, size: int) -> list[int]:
+    """First rows of parts of whole logs, each of at least ``size`` rows but the last."""
+    begins = np.flatnonzero(bank.log_name[1:] != bank.log_name[:-1]) + 1
+    starts = [0]
+    for row in begins.tolist():
+        if row - starts[-1] >= size:
+            starts.append(row)
+    return starts
 
 
 def preferred(rewards: Floats, preference: float) -> NDArray[np.int64]:

@@ -10,11 +10,13 @@ import torch
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
+from irl_vla.reward.candidates import chosen_in_time
+from irl_vla.reward.config import RewardWeights
 from irl_vla.rl import ranking
 from irl_vla.rl.control import train_control
 from irl_vla.rl.job import FinetuneJob, read_history
 from irl_vla.rl.ranked import RankedTraining, train_ranked
-from irl_vla.rl.ranking import candidate_plans, choose, preferred, ranked_targets
+from irl_vla.rl.ranking import candidate_plans, choose, part_starts, preferred, ranked_targets
 from irl_vla.rl.task import TaskSpec
 from irl_vla.train.config import ImitationConfig
 
@@ -68,10 +70,11 @@ def test_candidates_are_the_deterministic_plan_and_samples_however_rows_are_cut(
 
 def test_the_reward_chooses_the_best_and_tells_its_gain(spec: TaskSpec) -> None:
     spec = with_settings(spec)
+    spec = replace(spec, config=spec.config.with_overrides({"pair_frames": False}))
     bank, chain = opened(spec)
     rows = np.arange(ROWS)
     plans = candidate_plans(spec, bank, chain, rows, 0)
-    found = choose(spec, rows, plans, 0)
+    found = choose(spec, bank, rows, plans, 0)
     ends = SpeedBackend().score(rows, plans).values[..., 4]
     assert found.choice.tolist() == preferred(5 * ends / 14, 1e-3).tolist()
     np.testing.assert_allclose(found.gain, 5 / 14 * (ends[rows, found.choice] - ends[:, 0]))
@@ -79,21 +82,37 @@ def test_the_reward_chooses_the_best_and_tells_its_gain(spec: TaskSpec) -> None:
     np.testing.assert_array_equal(found.plan, plans[rows, found.choice].astype(np.float32))
 
 
+def test_pairs_of_frames_are_chosen_for_extended_comfort_too(spec: TaskSpec) -> None:
+    spec = with_settings(spec)
+    bank, chain = opened(spec)
+    rows = np.arange(ROWS)
+    plans = candidate_plans(spec, bank, chain, rows, 0)
+    found = choose(spec, bank, rows, plans, 0)
+    values = SpeedBackend().score(rows, plans).values
+    assert found.choice.tolist() == chosen_in_time(bank, rows, plans, values, RewardWeights(), preference=1e-3).tolist()
+
+
+def test_parts_are_whole_logs(spec: TaskSpec) -> None:
+    bank = TokenBank.open(spec.bank)
+    assert [part_starts(bank, size) for size in (1, 6, 7, 100)] == [[0, 6], [0, 6], [0], [0]], "two logs of six rows"
+
+
 def test_chance_chooses_every_candidate_alike_and_asks_no_reward(spec: TaskSpec) -> None:
     spec = replace(with_settings(spec, choice="random"), reward=spec.reward / "nothing")
+    bank, _ = opened(spec)
     rows = np.arange(3000)
-    found = choose(spec, rows, np.zeros((3000, 7, 8, 3)), 0)
+    found = choose(spec, bank, rows, np.zeros((3000, 7, 8, 3)), 0)
     assert np.isnan(found.gain).all()
     shares = np.bincount(found.choice, minlength=7) / 3000
     np.testing.assert_allclose(shares, 1 / 7, atol=0.03)
-    assert choose(spec, rows[40:60], np.zeros((20, 7, 8, 3)), 0).choice.tolist() == found.choice[40:60].tolist()
-    assert choose(spec, rows, np.zeros((3000, 7, 8, 3)), 1).choice.tolist() != found.choice.tolist()
+    assert choose(spec, bank, rows[40:60], np.zeros((20, 7, 8, 3)), 0).choice.tolist() == found.choice[40:60].tolist()
+    assert choose(spec, bank, rows, np.zeros((3000, 7, 8, 3)), 1).choice.tolist() != found.choice.tolist()
 
 
 def test_an_interrupted_ranking_goes_on_with_the_parts_that_are_missing(
     spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = with_settings(spec, rows_per_part=4)
+    spec = with_settings(spec, rows_per_part=6)
     bank, chain = opened(spec)
     whole = ranked_targets(spec, bank, chain, 0, spec.policy.parent / "whole")
     seen: list[list[int]] = []
@@ -110,13 +129,14 @@ def test_an_interrupted_ranking_goes_on_with_the_parts_that_are_missing(
     with pytest.raises(KeyboardInterrupt):
         ranked_targets(spec, bank, chain, 0, folder)
     found = ranked_targets(spec, bank, chain, 0, folder)
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9, 10, 11]]
+    first, second = list(range(6)), list(range(6, 12))
+    assert seen == [first, second, second]
     for part, wanted in zip(found, whole, strict=True):
         np.testing.assert_array_equal(part, wanted)
     with torch.no_grad():
         next(chain.planner.parameters()).add_(0.1)
     ranked_targets(spec, bank, chain, 0, folder)
-    assert seen[4:] == [seen[0], *seen[2:4]], "another policy plans anew"
+    assert seen[3:] == [first, second], "another policy plans anew"
     assert len(folder.children()) == 1, "and what the former chose is gone"
 
 
