@@ -54,7 +54,7 @@ def ranked_targets(spec: TaskSpec, bank: TokenBank, chain: DenoisingChain, numbe
     Raises:
         SceneError: if the reward backend cannot score a row.
     """
-    weights = perception_hash(chain)
+    weights = perception_hash(chain)  # a hash of any module's weights
     place, size = folder / f"{_PLACE}{weights}-{number}", spec.config.ranked.rows_per_part
     _remove_others(folder, place.name)
     starts = part_starts(bank, size)

@@ -163,7 +163,7 @@ def test_stopped_and_resumed_equals_straight(spec: TaskSpec, stop: int) -> None:
 
 
 def test_it_learns_what_is_rewarded_and_its_control_does_not(spec: TaskSpec) -> None:
-    spec = with_settings(spec, samples=16, steps=60, rounds=3, learning_rate=3e-3, batch_rows=12)
+    spec = with_settings(spec, samples=16, steps=40, rounds=3, learning_rate=4e-3, batch_rows=12, noise_draws=4)
     spec = replace(spec, config=spec.config.with_overrides({"iterations": 12, "validate_every": 4, "average": 0.5}))
     gains = []
     reported: list[dict[str, float]] = [{}, {}]
