@@ -27,8 +27,6 @@ SMALLER = (
     "train_reward.checkpoint_every=3",
     "finetune.iterations=2",
     "finetune.validate_every=1",
-    "evaluate.policies=[constant_velocity, constant_acceleration, human, ego_mlp, reference, imitation, control, "
-    "finetuned, imitation_best_of, finetuned_best_of]",
     "sweep.iterations=1",
     "sweep.concurrent=1",
 )

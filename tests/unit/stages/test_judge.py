@@ -200,3 +200,20 @@ def test_every_baseline_of_the_table_has_its_plans() -> None:
 def test_untrained_policies_have_no_prediction(tmp_path: Path) -> None:
     experiment = Experiment(name="x", runs=tmp_path)
     assert judge.predicted_columns(experiment, {}, "human") == {}
+
+
+def test_who_chooses_among_plans_does_so_by_the_learned_reward(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bank = SimpleNamespace(perception_hash="seen")
+    monkeypatch.setattr(judge, "TokenBank", SimpleNamespace(open=lambda place: bank))
+    monkeypatch.setattr(judge, "load_chain", lambda place, perception_hash: (place.parent.name, perception_hash))
+    monkeypatch.setattr(judge, "make_backend", lambda config, place, model: (config.kind, model))
+    monkeypatch.setattr(judge, "bank_plans", lambda chain, bank: {"one": chain})
+    monkeypatch.setattr(judge, "best_of_plans", lambda chain, bank, backend, config: {"best": (chain, backend, config)})
+    names = ("imitation", "imitation_best_of", "finetuned_best_of")
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"policies": names, "candidates": {"samples": 3}})
+    chooser = (("rwm", folders.reward_path(experiment)), experiment.evaluate.candidates)
+    assert dict(judge.planned(experiment, SimpleNamespace(), ())) == {
+        "imitation": {"one": ("pretrain", "seen")},
+        "imitation_best_of": {"best": (("pretrain", "seen"), *chooser)},
+        "finetuned_best_of": {"best": (("finetune", "seen"), *chooser)},
+    }
