@@ -227,6 +227,10 @@ def _untrained(experiment: Experiment) -> list[str]:
 
 def _iterations(experiment: Experiment, count: int) -> str:
     config = experiment.finetune
+    if config.method == "ranked":
+        ranked = config.ranked
+        rounds = f"{ranked.rounds} {'round' if ranked.rounds == 1 else 'rounds'}"
+        return f"{rounds} of {ranked.samples} samples a row, {ranked.steps:,} steps of {ranked.batch_rows} rows"
     return f"{count} iterations of {config.scenes_per_iteration} scenes with {config.chains_per_scene} chains"
 
 

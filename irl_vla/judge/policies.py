@@ -17,11 +17,13 @@ class JudgedPolicy:
         kind: a baseline to be beaten, or a policy that is trained on sensors.
         checkpoint: below the folder of a seed, of what a stage trains; None if nothing is.
         splits: roles of the splits whose scenes it needs.
+        is_best_of: the learned reward chooses among its plans; False takes the deterministic one.
     """
 
     kind: Kind
     checkpoint: str | None = None
     splits: tuple[Role, ...] = ("test",)
+    is_best_of: bool = False
 
     @property
     def stage(self) -> str | None:
@@ -39,4 +41,8 @@ POLICIES: Final[Mapping[str, JudgedPolicy]] = {
     "imitation": JudgedPolicy("trained", "pretrain/policy", _ALL),
     "control": JudgedPolicy("trained", "finetune/control/checkpoint", _ALL),
     "finetuned": JudgedPolicy("trained", "finetune/checkpoint", _ALL),
+    "imitation_best_of": JudgedPolicy("trained", "pretrain/policy", _ALL, is_best_of=True),
+    "finetuned_best_of": JudgedPolicy("trained", "finetune/checkpoint", _ALL, is_best_of=True),
 }
+#: What is judged unless others are asked for: every policy with its one deterministic plan.
+DETERMINISTIC: Final = tuple(name for name, policy in POLICIES.items() if not policy.is_best_of)

@@ -4,12 +4,14 @@ The devkit's base class exists only where the devkit does, so the agent's class 
 ``irl_vla.navsim.agent.irl_vla_agent`` is the ``_target_`` of ``config/irl_vla_agent.yaml``.
 """
 
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from irl_vla.config import validated
 from irl_vla.dataset.config import SensorConfig
 from irl_vla.dataset.features import OBSERVED_ROWS, Readings, observe
 from irl_vla.errors import ConfigError, SceneError
@@ -18,7 +20,10 @@ from irl_vla.navsim.devkit_types import AgentInput, EgoStatus, import_devkit
 from irl_vla.navsim.devkit_types import Camera as DevkitCamera
 from irl_vla.policy import deployment
 from irl_vla.policy.config import sensor_config
-from irl_vla.policy.vla import load_policy
+from irl_vla.policy.vla import load_policy, perception_hash, token_layout
+from irl_vla.reward.candidates import best_plan
+from irl_vla.reward.config import CandidateConfig
+from irl_vla.reward.model import load_reward_model
 from irl_vla.scene import CAMERA_NAMES, COMMAND_NAMES, FUTURE_FRAMES, HISTORY_FRAMES, PLAN_INTERVAL_S, Camera
 
 #: Hydra settings of the agent, to be copied into the devkit's ``config/common/agent`` folder.
@@ -29,7 +34,13 @@ _TOKEN: Final = "agent input"
 
 
 def irl_vla_agent(
-    checkpoint: str, trajectory_sampling: Any = None, device: str = "cpu", allow_missing_sensors: bool = False
+    checkpoint: str,
+    trajectory_sampling: Any = None,
+    device: str = "cpu",
+    allow_missing_sensors: bool = False,
+    *,
+    reward: str | None = None,
+    candidates: Mapping[str, Any] | None = None,
 ) -> Any:
     """An agent of the devkit that drives one of our policies.
 
@@ -39,9 +50,12 @@ def irl_vla_agent(
         device: of torch, where the policy runs.
         allow_missing_sensors: True takes a blank image or an empty sweep where the devkit gives none (second-stage
             scenes have no LiDAR); False makes it an error.
+        reward: folder of the reward's checkpoint, which then chooses the best of many plans; None drives the
+            deterministic one. The devkit asks for one moment at a time, so no moment knows what was chosen before.
+        candidates: settings of that choice, as ``evaluate.candidates``; None takes the defaults.
 
     Raises:
-        ConfigError: if the devkit is not there, or another sampling is asked for.
+        ConfigError: if the devkit is not there, another sampling is asked for, or a setting is unfit.
     """
     devkit = import_devkit()
     sampling = trajectory_sampling or devkit.trajectory_sampling(
@@ -52,7 +66,9 @@ def irl_vla_agent(
             f"trajectory_sampling: expected {FUTURE_FRAMES} poses every {PLAN_INTERVAL_S} s, as the policies plan, "
             f"found {sampling.num_poses} every {sampling.interval_length} s"
         )
-    return _agent_class()(Path(checkpoint), sampling, device, allow_missing_sensors)
+    choice = validated(CandidateConfig, dict(candidates or {}), source="candidates")
+    chosen_by = None if reward is None else (Path(reward), choice)
+    return _agent_class()(Path(checkpoint), sampling, device, allow_missing_sensors, chosen_by)
 
 
 def devkit_sensors(config: SensorConfig) -> dict[str, list[int] | bool]:
@@ -93,13 +109,22 @@ def _agent_class() -> Any:
     devkit = import_devkit()
 
     class IrlVlaAgent(devkit.abstract_agent):  # type: ignore[misc, name-defined]
-        """Plans by a policy's deterministic chain."""
+        """Plans by a policy's deterministic chain, or the best of many by the learned reward."""
 
-        def __init__(self, checkpoint: Path, sampling: Any, device: str, allow_missing: bool) -> None:
+        def __init__(
+            self,
+            checkpoint: Path,
+            sampling: Any,
+            device: str,
+            allow_missing: bool,
+            chosen_by: tuple[Path, CandidateConfig] | None,
+        ) -> None:
             super().__init__(trajectory_sampling=sampling, requires_scene=False)
             self._checkpoint, self._sampling = checkpoint, sampling
             self._device, self._allow_missing = device, allow_missing
+            self._chosen_by = chosen_by
             self._policy: Any = None
+            self._planner: Any = None
             self._sensors: Any = None
 
         def name(self) -> str:
@@ -107,9 +132,15 @@ def _agent_class() -> Any:
             return NAME
 
         def initialize(self) -> None:
-            """Loads the policy from local files; the devkit calls it once in every worker."""
+            """Loads policy and reward from local files; the devkit calls it once in every worker."""
             policy, config = load_policy(deployment.checkpoint_folder(self._checkpoint))
             self._policy = policy.to(self._device)
+            self._planner = partial(deployment.plan_of, self._policy)
+            if self._chosen_by is not None:
+                reward, candidates = self._chosen_by
+                models = load_reward_model(reward, perception_hash(policy.encoder), token_layout(config.encoder))
+                placed = tuple(model.to(self._device) for model in models)
+                self._planner = partial(best_plan, self._policy, placed, candidates)
             self._sensors = sensor_config(config.encoder, self._allow_missing)
 
         def get_sensor_config(self) -> Any:
@@ -121,7 +152,7 @@ def _agent_class() -> Any:
             """The plan for one moment."""
             self._load_once()
             observation = observe(_TOKEN, devkit_readings(agent_input, self._sensors), self._sensors)
-            plan = deployment.plan_of(self._policy, observation)
+            plan = self._planner(observation)
             return devkit.trajectory(plan.astype(np.float32), self._sampling)
 
         def _load_once(self) -> None:

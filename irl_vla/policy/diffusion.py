@@ -114,6 +114,10 @@ class DenoisingChain(nn.Module):
         """(B, P, 8, 3) deterministic plans; see :meth:`infer`."""
         return self.codec.decode(self.infer(keys, start))
 
+    def candidates(self, keys: SceneKeys, noise: Tensor) -> Tensor:
+        """(B, N + 1, 8, 3) plans to choose from: the deterministic one, then N sampled with noise (B, N, K + 1, 24)."""
+        return self.codec.decode(torch.cat([self.infer(keys), self.sample(keys, noise).x[:, :, -1]], dim=1))
+
 
 def step_log_density(outcome: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Log-density (...) of x_{k-1} (..., 24) under one step, summed over the code.

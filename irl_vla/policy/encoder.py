@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from irl_vla.policy.batch import ObservationBatch, PerceptionTargets, SceneTokens
@@ -24,6 +26,7 @@ from irl_vla.policy.perception.layers import mlp
 from irl_vla.policy.perception.losses import box_loss, heatmap_loss, heatmap_target, map_loss
 from irl_vla.policy.perception.motion import Futures, MotionHead, motion_loss
 from irl_vla.policy.semantic import SemanticReasoning, answer_indices
+from irl_vla.policy.sight import stored_fields
 from irl_vla.scene import COMMAND_NAMES, HISTORY_FRAMES
 
 _HISTORY_FEATURES = 8  # x, y, sin, cos, vx, vy, ax, ay
@@ -169,6 +172,20 @@ class SceneEncoder(nn.Module):
         paths = len(self.config.semantic.language.path_actions)
         answers = self.semantic.predict_answers(batch)
         return torch.stack([answers // paths, answers % paths], dim=1)
+
+
+def sight_columns(encoder: SceneEncoder, perception: Perception) -> dict[str, NDArray[Any]]:
+    """What is predicted for a batch, as a token bank keeps it (``SightLayout.stored``)."""
+    detections, futures = perception.detections, encoder.futures(perception.seen, perception.detections)
+    kept = {
+        "boxes": detections.boxes,
+        "object_scores": detections.class_scores,
+        "futures": futures.positions,
+        "future_chances": futures.logits.softmax(-1),
+        "future_spread_m": futures.spread_m,
+    }
+    halves = {name: values.cpu().numpy().astype(np.float16) for name, values in kept.items()}
+    return {"fields": stored_fields(perception.seen.fields.cpu().numpy()), **halves}
 
 
 def weighted_loss(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:

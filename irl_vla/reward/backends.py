@@ -236,7 +236,7 @@ def make_backend(
     if config.kind == "vocabulary" and labels is not None:
         parts.append(VocabularyBackend(open_labels(labels)))
     if config.kind in ("rwm", "mix") and model is not None:
-        parts.append(ModelBackend(load_reward_model(model, opened), opened, config))
+        parts.append(ModelBackend(load_reward_model(model, opened.perception_hash, opened.layout), opened, config))
     if config.kind in ("scorer", "mix") and store is not None and scorer is not None:
         parts.append(
             ActorBackend(actors)

@@ -86,7 +86,7 @@ def pair_comforts(
 
     Args:
         now, previous: histories (B, 4, 7), plans (B, P, 8, 3) and timestamps (B,); plan p of a frame pairs with plan p
-            of its predecessor.
+            of its predecessor, or with its only one.
 
     Returns:
         (B, P) of 0 and 1; NaN for frames that are no pair (``scene.are_pair``), which have no EC.

@@ -30,6 +30,20 @@ class RewardWeights(Config):
         return self
 
 
+class CandidateConfig(Config):
+    """Best of N at inference: the learned reward chooses among the deterministic plan and sampled ones.
+
+    Attributes:
+        samples: N.
+        seed: of the noise, which is the same in every frame.
+        weights: what the choice stresses.
+    """
+
+    samples: int = Field(default=16, gt=0)
+    seed: int = Field(default=0, ge=0)
+    weights: RewardWeights = RewardWeights()
+
+
 class ProposalConfig(Config):
     """How many candidate plans of each source every bank row gets, and how strongly plans are disturbed.
 

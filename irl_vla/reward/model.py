@@ -17,7 +17,7 @@ from irl_vla.errors import CheckpointError, ConfigError
 from irl_vla.ledger.checkpoint import load_checkpoint
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.planner import SceneDecoder, SceneKeys
-from irl_vla.policy.token_bank import TokenBank, TokenLayout
+from irl_vla.policy.token_bank import TokenLayout
 from irl_vla.reward.config import RewardModelConfig
 from irl_vla.reward.loss import LOGITS, expected_subscores
 from irl_vla.reward.relations import RELATIONS, STEPS
@@ -212,23 +212,29 @@ def predict_subscores(models: tuple[RewardWorldModel, ...], views: Views, pessim
     return (parts.mean(dim=0) - pessimism * parts.std(dim=0)).clamp_min(0)
 
 
-def load_reward_model(folder: Location | Path, bank: TokenBank) -> tuple[RewardWorldModel, ...]:
+def load_reward_model(
+    folder: Location | Path, perception_hash: str, layout: TokenLayout
+) -> tuple[RewardWorldModel, ...]:
     """Loads the members of a reward checkpoint, ready to score.
+
+    Args:
+        perception_hash: of the encoder whose tokens are scored.
+        layout: of these tokens.
 
     Raises:
         CheckpointError: if the checkpoint is of another stage or was fitted to tokens of other perception weights.
     """
     checkpoint = load_checkpoint(folder, STAGE)
     found = checkpoint.provenance.inputs["perception"]
-    if found != bank.perception_hash:
+    if found != perception_hash:
         raise CheckpointError(
-            f"{folder}: expected a reward model for perception {bank.perception_hash}, found one for {found}; "
+            f"{folder}: expected a reward model for perception {perception_hash}, found one for {found}; "
             "fit it to labels of this token bank with `irl-vla train-reward`"
         )
     config = validated(RewardModelConfig, checkpoint.config, source=str(folder))
     models = []
     for member in range(config.members):
-        model = RewardWorldModel(bank.layout, config)
+        model = RewardWorldModel(layout, config)
         model.load_state_dict(checkpoint.state_dicts[f"member_{member}"])
         models.append(model.eval().requires_grad_(False))
     return tuple(models)

@@ -1,10 +1,11 @@
-"""What the reward world model sees of bank rows and plans: one way to it, for fitting and for rewards."""
+"""What the reward world model sees of scenes and plans: one way to it, for fitting and for rewards."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from irl_vla.geometry import Floats
+from irl_vla.policy.sight import Sight
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.reward.comfort import scene_rollouts
 from irl_vla.reward.config import RewardModelConfig
@@ -23,12 +24,14 @@ def look(config: RewardModelConfig, bank: TokenBank, rows: NDArray[np.int64], pl
     Raises:
         CheckpointError: if the model reads relations and the bank holds tokens alone.
     """
-    relations = None
-    if config.relations:
-        relations = torch.from_numpy(relate(bank.sight(rows), rollouts))
     return Views(
         plans=torch.from_numpy(np.asarray(plans, np.float32)),
         history=torch.from_numpy(bank.ego_history[rows]),
         tokens=torch.from_numpy(bank.tokens(rows)) if config.tokens else None,
-        relations=relations,
+        relations=relations_of(bank.sight(rows), rollouts) if config.relations else None,
     )
+
+
+def relations_of(sight: Sight, rollouts: Floats) -> torch.Tensor:
+    """(B, P, 21, 16) of rollouts (B, P, 41, 11)."""
+    return torch.from_numpy(relate(sight, rollouts))

@@ -8,10 +8,45 @@ from irl_vla.config import Config, speed_only
 from irl_vla.reward.config import BackendConfig, RewardWeights
 
 
-class FinetuneConfig(Config):
-    """PPO over denoising chains: every iteration samples G chains in each of S scenes and updates once.
+class RankedConfig(Config):
+    """Imitation of the plans that the reward likes best, in rounds; see ``irl_vla.rl.ranked``.
 
     Attributes:
+        rounds: how often the policy of the moment plans anew in every row of the bank.
+        samples: N, plans that it samples in a row; its deterministic plan joins them.
+        choice: what chooses among them: the reward, or chance; the second is the control.
+        preference: reward that the deterministic plan gets on top: at ties, and for less than that, it stays.
+        steps: optimiser steps of a round, of ``batch_rows`` rows each.
+        warmup_fraction: share of a round's steps in which the learning rate rises.
+        noise_draws, diffusion_weight, plan_weight: as in ``ImitationConfig``.
+        rows_per_part: least rows, of whole logs, whose plans are chosen and stored together.
+    """
+
+    rounds: int = Field(1, gt=0)
+    samples: int = Field(24, gt=0)
+    choice: Literal["reward", "random"] = "reward"
+    preference: float = Field(1e-3, ge=0.0)
+    steps: int = Field(1000, gt=0)
+    batch_rows: int = Field(64, gt=0)
+    learning_rate: float = Field(3e-4, gt=0.0)
+    weight_decay: float = Field(1e-3, ge=0.0)
+    warmup_fraction: float = Field(0.1, gt=0.0, lt=1.0)
+    noise_draws: int = Field(8, gt=0)
+    diffusion_weight: float = Field(1.0, ge=0.0)
+    plan_weight: float = Field(0.5, ge=0.0)
+    rows_per_part: int = speed_only(256, gt=0)
+
+
+class FinetuneConfig(Config):
+    """Fine-tuning of the planner on a reward.
+
+    "ppo": every iteration samples G chains in each of S scenes and updates once. "ranked": the steps of all rounds of
+    ``ranked`` are cut into ``iterations`` equal parts. Averaging, validation and what is kept follow the same rules.
+
+    Attributes:
+        method: how the planner learns.
+        ranked: the second method's own settings; of those below it shares ``iterations``, ``pair_frames``,
+            ``sigma_floor_m``, ``grad_clip``, and all from ``average`` on.
         scenes_per_iteration: S, over all env runners.
         chains_per_scene: G; the group mean is the baseline of group-relative advantages.
         pair_frames: score a frame together with its predecessor, so that extended comfort enters the reward.
@@ -35,6 +70,8 @@ class FinetuneConfig(Config):
         force: fine-tunes even on a reward model that cannot tell the policy's own plans apart.
     """
 
+    method: Literal["ppo", "ranked"] = "ppo"
+    ranked: RankedConfig = RankedConfig()
     iterations: int = Field(40, gt=0)
     scenes_per_iteration: int = Field(48, gt=0)
     chains_per_scene: int = Field(8, gt=1)

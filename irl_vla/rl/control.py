@@ -1,8 +1,9 @@
-"""The control of fine-tuning: the planner goes on imitating where PPO follows the reward.
+"""The control of fine-tuning: the same without the reward.
 
-It sees the scene rows of every PPO iteration that have a plan to imitate, in the same minibatches and epochs, with the
-learning rate, gradient clipping and averaging of PPO, and its states are validated, chosen and stopped alike. If it
-gains as much as PPO does, the gain was more training, not the reward.
+Of the ranked method: chance chooses in the reward's place. Of PPO: the planner goes on imitating, on the scene rows of
+every PPO iteration that have a plan to imitate, in the same minibatches and epochs, with the learning rate, gradient
+clipping and averaging of PPO. The control's states are validated, chosen and stopped alike. If it gains as much, the
+gain was more training, not the reward.
 """
 
 import logging
@@ -22,8 +23,10 @@ from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import load_chain
 from irl_vla.rl.chains import Rows, draw_scenes, learning_order
 from irl_vla.rl.job import FinetuneJob, Metrics, run_job
+from irl_vla.rl.ranked import by_chance, train_ranked
 from irl_vla.rl.task import TaskSpec
 from irl_vla.train.config import ImitationConfig
+from irl_vla.train.loop import threads
 from irl_vla.train.planner_loss import planner_loss
 
 _CONTROL_STREAM: Final = 4
@@ -125,9 +128,8 @@ def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Location:
     """Trains the control of a fine-tuning; like that, it goes on where it was interrupted.
 
     Args:
-        job: the fine-tuning's, but with a folder of its own. Its validations are reported as
-            ``finetune/control_val_...``.
-        imitation: weights of imitation's own loss.
+        job: the fine-tuning's, but with a folder of its own. Its figures are reported as ``finetune/control_...``.
+        imitation: weights of imitation's own loss, for the control of PPO.
 
     Returns:
         Folder of the best checkpoint, see :func:`irl_vla.rl.job.run_job`.
@@ -137,15 +139,23 @@ def train_control(job: FinetuneJob, imitation: ImitationConfig) -> Location:
     """
 
     def report(metrics: Metrics, iteration: int) -> None:
-        own = {name.replace("finetune/val_", "finetune/control_val_"): value for name, value in metrics.items()}
-        job.report(own, iteration)
+        job.report({_own_name(name): value for name, value in metrics.items()}, iteration)
 
-    return run_job(replace(job, report=report), ControlTraining(job.spec, imitation))
+    own = replace(job, report=report)
+    if job.spec.config.method == "ranked":
+        with threads(1):
+            return train_ranked(replace(own, spec=by_chance(job.spec)))
+    return run_job(own, ControlTraining(job.spec, imitation))
 
 
 def plans_to_imitate(bank: TokenBank, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Plans (B, 8, 3) of bank rows (B,), and which rows have one."""
     return bank.plan[rows], bank.has_plan[rows]
+
+
+def _own_name(name: str) -> str:
+    """The control's name of a figure: of a validation, or of the method that it is the control of."""
+    return name.replace("finetune/val_", "finetune/control_val_").replace("finetune/ranked_", "finetune/control_")
 
 
 def _generator(seed: int, iteration: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Stage 3: PPO on the learned reward."""
+"""Stage 3: PPO on the learned reward, or imitation of what that reward chooses."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from irl_vla.reward.backends import scorer_actors
 from irl_vla.rl.config import FinetuneConfig
 from irl_vla.rl.job import FinetuneJob, run_job
 from irl_vla.rl.ppo import ChainPPO, ppo_config
+from irl_vla.rl.ranked import train_ranked
 from irl_vla.train.loop import threads
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class PpoTraining:
 
 
 def finetune(job: FinetuneJob) -> Location:
-    """Fine-tunes the planner; a run that was interrupted goes on from its last state.
+    """Fine-tunes the planner by the configured method; a run that was interrupted goes on from its last state.
 
     Scorer actors, if the configuration asks for them, run for as long as this function does.
 
@@ -76,7 +77,10 @@ def finetune(job: FinetuneJob) -> Location:
     spec = job.spec
     _warn_of_few_cpus(spec.config)
     with threads(1), scorer_actors(spec.config.backend, spec.bank, spec.prepared, spec.scorer) as actors:
-        algorithm = ppo_config(replace(spec, actors=actors)).build_algo()
+        scored = replace(spec, actors=actors)
+        if spec.config.method == "ranked":
+            return train_ranked(replace(job, spec=scored))
+        algorithm = ppo_config(scored).build_algo()
         try:
             return run_job(job, PpoTraining(algorithm))
         finally:
@@ -85,13 +89,14 @@ def finetune(job: FinetuneJob) -> Location:
 
 def _warn_of_few_cpus(config: FinetuneConfig) -> None:
     """Says what is being waited for: Ray starts what does not fit only when CPUs become free."""
-    wanted = config.env_runners + config.backend.scorer_actors
+    runners = config.env_runners if config.method == "ppo" else 0
+    wanted = runners + config.backend.scorer_actors
     found = ray.cluster_resources().get("CPU", 0.0) if wanted else 0.0
     if wanted > found:
         log.warning(
             "finetune: expected a CPU for each of %d env runners and %d scorer actors, found %g; waiting for more "
             "(lower finetune.env_runners or finetune.backend.actors, or add machines)",
-            config.env_runners,
+            runners,
             config.backend.scorer_actors,
             found,
         )

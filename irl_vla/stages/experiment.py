@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from irl_vla.config import Config, load_values, parse_overrides, validated
 from irl_vla.dataset.config import DataConfig, ViewConfig
 from irl_vla.epdms.config import ScorerConfig
+from irl_vla.judge.policies import DETERMINISTIC
 from irl_vla.judge.selection_config import SelectionConfig
 from irl_vla.ledger.storage import Location
 from irl_vla.ledger.tracking import TrackingConfig
 from irl_vla.policy.planner_config import PolicyConfig
-from irl_vla.reward.config import LabelConfig, RewardTrainConfig
+from irl_vla.reward.config import CandidateConfig, LabelConfig, RewardTrainConfig
 from irl_vla.rl.config import FinetuneConfig, SweepConfig
 from irl_vla.stages.session import RayConfig
 from irl_vla.train.config import ImitationConfig
@@ -29,6 +30,8 @@ PolicyName = Literal[
     "imitation",
     "control",
     "finetuned",
+    "imitation_best_of",
+    "finetuned_best_of",
 ]
 
 
@@ -53,21 +56,23 @@ class EvaluateConfig(Config):
     """Which policies are judged, and how sure the intervals are.
 
     Attributes:
-        policies: any of ``irl_vla.judge.policies.POLICIES``.
+        policies: any of ``irl_vla.judge.policies.POLICIES``; by default all but those that choose among plans.
         against: policies to whose scores all others are compared, frame by frame.
         training_scenes: about how many training scenes are judged, too, if a trained policy is: what is gained only
             there was learned by heart. None: as many as are judged of the test split; 0: none.
         bootstrap_samples: draws of the bootstrap over layouts (real data: over logs).
         scorer: how the true scorer scores.
+        candidates: how ``imitation_best_of`` and ``finetuned_best_of`` choose.
         incomplete: as ``pretrain.samples.incomplete``, for the split that is judged on: a finished policy may be judged
             where it does not see everything (second stages of NAVSIM have no LiDAR).
     """
 
-    policies: tuple[PolicyName, ...] = Field(get_args(PolicyName), min_length=1)
+    policies: tuple[PolicyName, ...] = Field(DETERMINISTIC, min_length=1)  # type: ignore[arg-type]
     against: tuple[PolicyName, ...] = ("constant_velocity", "constant_acceleration", "ego_mlp", "imitation")
     training_scenes: int | None = Field(None, ge=0)
     bootstrap_samples: int = Field(2000, ge=100)
     scorer: ScorerConfig = ScorerConfig()
+    candidates: CandidateConfig = CandidateConfig()
     incomplete: Literal["error", "leave_out", "blank"] = "error"
 
 

@@ -181,12 +181,14 @@ def require_policies(experiment: Experiment) -> None:
     """Makes sure that what `evaluate` is to judge is there, before any work.
 
     Raises:
-        CheckpointError: if a policy, or the ego-status baseline, is not trained yet.
+        CheckpointError: if a policy, the ego-status baseline, or the reward by which one chooses is not trained yet.
     """
-    stages = {"pretrain": _pretrained, "finetune": finetune}
-    for stage in dict.fromkeys(POLICIES[name].stage for name in experiment.evaluate.policies):
-        if stage is not None:
-            stages[stage](experiment).require()
+    stages = {"pretrain": _pretrained, "train_reward": train_reward, "finetune": finetune}
+    judged = [POLICIES[name] for name in experiment.evaluate.policies]
+    wanted = [policy.stage for policy in judged if policy.stage is not None]
+    wanted += ["train_reward" for policy in judged if policy.is_best_of]
+    for stage in dict.fromkeys(wanted):
+        stages[stage](experiment).require()
 
 
 def checkpoint(experiment: Experiment, policy: str) -> Location:

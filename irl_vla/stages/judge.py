@@ -16,7 +16,7 @@ from irl_vla.epdms.records import PreparedScene
 from irl_vla.epdms.store import PreparedStore
 from irl_vla.geometry import Floats
 from irl_vla.judge import baselines
-from irl_vla.judge.bank_plans import bank_plans, frames_of_bank, perceived_frames
+from irl_vla.judge.bank_plans import bank_plans, best_of_plans, frames_of_bank, perceived_frames
 from irl_vla.judge.fingerprint import write_fingerprint
 from irl_vla.judge.for_each import ForEach
 from irl_vla.judge.judgement import (
@@ -40,7 +40,7 @@ from irl_vla.ledger.storage import Location
 from irl_vla.navsim.results import write_results
 from irl_vla.policy.token_bank import ORIGINAL, TokenBank
 from irl_vla.policy.vla import load_chain
-from irl_vla.reward.backends import make_backend
+from irl_vla.reward.backends import RewardBackend, make_backend
 from irl_vla.reward.config import BackendConfig
 from irl_vla.reward.quality import mean_rewards
 from irl_vla.stages import folders
@@ -143,7 +143,10 @@ def plans_of(name: str, experiment: Experiment, scenes: JudgedScenes) -> dict[st
     if POLICIES[name].kind == "baseline":
         return BASELINE_PLANS[name](experiment, scenes)
     bank = TokenBank.open(folders.bank_path(experiment, scenes.role))
-    return bank_plans(load_chain(folders.checkpoint(experiment, name), perception_hash=bank.perception_hash), bank)
+    chain = load_chain(folders.checkpoint(experiment, name), perception_hash=bank.perception_hash)
+    if POLICIES[name].is_best_of:
+        return best_of_plans(chain, bank, _learned_reward(experiment, scenes.role), experiment.evaluate.candidates)
+    return bank_plans(chain, bank)
 
 
 def predicted_columns(
@@ -154,11 +157,17 @@ def predicted_columns(
     if name not in POLICIES or POLICIES[name].kind != "trained" or not model.exists():
         return {}
     path = folders.bank_path(experiment, role)
-    backend = make_backend(BackendConfig(kind="rwm"), path, model=model)
+    backend = _learned_reward(experiment, role)
     judged = scores[name]
     tokens = [frame.token for frame in judged.frames]
     predicted, true = mean_rewards(backend, TokenBank.open(path), tokens, judged.plans, judged.subscores)
     return {"predicted": 100 * predicted, "true": 100 * true}
+
+
+def _learned_reward(experiment: Experiment, role: Role) -> RewardBackend:
+    """The reward world model on the token bank of a split."""
+    path = folders.bank_path(experiment, role)
+    return make_backend(BackendConfig(kind="rwm"), path, model=folders.reward_path(experiment))
 
 
 def _test_scenes(experiment: Experiment, dataset: Dataset, store: PreparedStore) -> JudgedScenes:

@@ -39,6 +39,7 @@ _CURVES: Final = (
     "finetune/val_nc",
     "finetune/clip_fraction",
     "finetune/kl_to_imitation",
+    "finetune/ranked_loss",
 )
 _IMITATION_CURVES: Final = (
     "pretrain/loss_total",

@@ -110,7 +110,7 @@ def train_reward(experiment: Experiment) -> None:
 
 
 def finetune(experiment: Experiment) -> None:
-    """PPO over the denoising chain on the learned reward, and its control."""
+    """PPO over the denoising chain on the learned reward, or imitation of what it chooses; and the control."""
     stage = folders.finetune(experiment)
     if _is_done(stage):
         return

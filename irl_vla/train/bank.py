@@ -9,18 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from irl_vla.ledger.arrays import SUFFIX, open_shard, unfit_shards
 from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.shards import ShardPlan, clear_unfinished, shard_path, write_shards
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.batch import observation_batch
-from irl_vla.policy.encoder import SceneEncoder
-from irl_vla.policy.perception.heads import Detections
-from irl_vla.policy.perception.motion import Futures
+from irl_vla.policy.encoder import SceneEncoder, sight_columns
 from irl_vla.policy.planner import pack_tokens
-from irl_vla.policy.sight import stored_fields
 from irl_vla.policy.token_bank import (
     REMEDY,
     Encoded,
@@ -136,22 +132,9 @@ def encode(encoder: SceneEncoder, columns: dict[str, NDArray[Any]], device: torc
     """Rows of samples as a policy perceives them."""
     with torch.inference_mode():
         perception = encoder.perceive(observation_batch(columns).to(device))
-        futures = encoder.futures(perception.seen, perception.detections)
+        columns_of_sight = sight_columns(encoder, perception)
     tokens: NDArray[np.float32] = pack_tokens(perception.tokens).float().cpu().numpy()
-    return Encoded(tokens, bank_rows(columns), sight_columns(perception.seen.fields, perception.detections, futures))
-
-
-def sight_columns(fields: Tensor, detections: Detections, futures: Futures) -> dict[str, NDArray[Any]]:
-    """What is predicted for b scenes, as a bank keeps it (``SightLayout.stored``)."""
-    kept = {
-        "boxes": detections.boxes,
-        "object_scores": detections.class_scores,
-        "futures": futures.positions,
-        "future_chances": futures.logits.softmax(-1),
-        "future_spread_m": futures.spread_m,
-    }
-    halves = {name: values.cpu().numpy().astype(np.float16) for name, values in kept.items()}
-    return {"fields": stored_fields(fields.cpu().numpy()), **halves}
+    return Encoded(tokens, bank_rows(columns), columns_of_sight)
 
 
 def _encode_shards(

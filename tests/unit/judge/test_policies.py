@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from irl_vla.judge.policies import POLICIES
+from irl_vla.judge.policies import DETERMINISTIC, POLICIES
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import EvaluateConfig, Experiment, PolicyName
 from irl_vla.stages.run import STAGES
@@ -13,7 +13,8 @@ from irl_vla.stages.run import STAGES
 
 def test_configurations_know_the_policies_of_the_table() -> None:
     assert get_args(PolicyName) == tuple(POLICIES)
-    assert EvaluateConfig().policies == tuple(POLICIES)
+    assert EvaluateConfig().policies == DETERMINISTIC
+    assert [*DETERMINISTIC, "imitation_best_of", "finetuned_best_of"] == list(POLICIES)
     assert set(EvaluateConfig().against) <= set(POLICIES)
 
 

@@ -18,7 +18,7 @@ from irl_vla.dataset.layout import Dataset, open_dataset
 from irl_vla.dataset.safe_pickle import read_pickle
 from irl_vla.dataset.scenes import iter_scenes
 from irl_vla.errors import CheckpointError, ConfigError, SceneError
-from irl_vla.ledger.checkpoint import Provenance
+from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
 from irl_vla.ledger.storage import Location
 from irl_vla.navsim.agent import CONFIG_PATH, devkit_readings, irl_vla_agent
 from irl_vla.policy.batch import collate
@@ -26,7 +26,11 @@ from irl_vla.policy.codec import PlanCodec
 from irl_vla.policy.config import sensor_config
 from irl_vla.policy.deployment import checkpoint_folder, plan_of
 from irl_vla.policy.planner import pack_tokens
-from irl_vla.policy.vla import build_policy, load_policy, save_policy
+from irl_vla.policy.planner_config import DecoderConfig
+from irl_vla.policy.vla import build_policy, load_policy, perception_hash, save_policy, token_layout
+from irl_vla.reward import candidates
+from irl_vla.reward.config import RewardModelConfig
+from irl_vla.reward.model import STAGE, RewardWorldModel
 from irl_vla.scene import Scene
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
@@ -143,6 +147,35 @@ def test_every_input_counts(agent: Any, dataset: Dataset, moments: list[Moment],
         case "command":
             status.driving_command = np.roll(status.driving_command, 1)
     assert np.abs(agent.compute_trajectory(changed).poses - before).max() > 1e-6
+
+
+def test_best_of_many_is_what_the_reward_likes_best(
+    dataset: Dataset, moments: list[Moment], seed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward that likes far ends; with one sample the better of two plans, with many a farther one."""
+    policy, config = load_policy(seed_folder / "pretrain" / "policy")
+    layout = token_layout(config.encoder)
+    settings = RewardModelConfig(decoder=DecoderConfig(width=16, heads=2, layers=1, feedforward=16))
+    states = {"member_0": RewardWorldModel(layout, settings).state_dict()}
+    place, hashed = seed_folder / "train_reward" / "checkpoint", perception_hash(policy.encoder)
+    save_checkpoint(place, STAGE, states, settings, Provenance(0, {"perception": hashed}))
+
+    def far_ends(models: Any, tokens: torch.Tensor, plans: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        assert len(models) == 1
+        assert tokens.shape[1:] == (layout.total, layout.width)
+        return torch.sigmoid(plans[..., -1, :1] / 100).expand(*plans.shape[:2], 8)
+
+    monkeypatch.setattr(candidates, "predict_subscores", far_ends)
+    ends = []
+    for samples in (1, 64):
+        made = irl_vla_agent(str(seed_folder), reward=str(place), candidates={"samples": samples})
+        seen = given(made, dataset, moments[0])
+        ends.append(made.compute_trajectory(seen).poses[-1, 0])
+        np.testing.assert_array_equal(made.compute_trajectory(seen).poses, made.compute_trajectory(seen).poses)
+    plain = irl_vla_agent(str(seed_folder)).compute_trajectory(seen).poses[-1, 0]
+    assert plain <= ends[0] < ends[1]
+    with pytest.raises(ConfigError, match="samples"):
+        irl_vla_agent(str(seed_folder), reward=str(place), candidates={"sample": 4})
 
 
 def test_asks_for_what_it_reads(agent: Any) -> None:

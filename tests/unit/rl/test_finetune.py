@@ -139,6 +139,14 @@ def test_it_learns_what_is_rewarded_and_keeps_the_best(spec: TaskSpec) -> None:
     assert np.exp(-abs(end - 30) / 10) == pytest.approx(max(validations), abs=1e-4)
 
 
+def test_the_ranked_method_is_run_by_the_same_rules(spec: TaskSpec) -> None:
+    settings = {"method": "ranked", "ranked.samples": 3, "ranked.steps": 4, "ranked.batch_rows": 4}
+    reported: list[dict[str, float]] = []
+    finetune(make_job(replace(spec, config=spec.config.with_overrides(settings)), reported))
+    assert [row["iteration"] for row in read_history(spec.policy.parent / "finetune")] == [0, 2, 4]
+    assert sum("finetune/ranked_loss" in row for row in reported) == 4
+
+
 def test_the_pull_keeps_the_policy_at_home(spec: TaskSpec) -> None:
     moved = []
     for pull in (0.0, 100.0):

@@ -176,11 +176,11 @@ def test_policies_are_asked_for_before_they_are_judged(experiment: Experiment) -
             folders.require_policies(judged("human", name))
     finish(folders.pretrain(experiment))
     folders.require_policies(judged("human", "ego_mlp", "imitation"))
-    for name in ("control", "finetuned"):
+    for name in ("control", "finetuned", "imitation_best_of"):  # the last needs the reward that chooses
         with pytest.raises(CheckpointError, match="run `irl-vla label` first"):
             folders.require_policies(judged(name))
     finish_all(experiment)
-    folders.require_policies(judged("control", "finetuned"))
+    folders.require_policies(judged("control", "finetuned", "imitation_best_of", "finetuned_best_of"))
 
 
 def test_generated_data_has_a_place_of_its_own_and_real_data_must_exist(

@@ -271,3 +271,21 @@ def test_training_scenes_are_drawn_only_for_trained_policies(tmp_path: Path, cap
     caplog.set_level("INFO")
     assert judge.training_scenes(Experiment(name="x", runs=tmp_path), 10) is None
     assert "training layouts are not judged" in caplog.text
+
+
+def test_who_chooses_among_plans_does_so_by_the_learned_reward(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bank = SimpleNamespace(perception_hash="seen")
+    monkeypatch.setattr(judge, "TokenBank", SimpleNamespace(open=lambda place: bank))
+    monkeypatch.setattr(judge, "load_chain", lambda place, perception_hash: (place.parent.name, perception_hash))
+    monkeypatch.setattr(judge, "make_backend", lambda config, place, model: (config.kind, model))
+    monkeypatch.setattr(judge, "bank_plans", lambda chain, bank: {"one": chain})
+    monkeypatch.setattr(judge, "best_of_plans", lambda chain, bank, backend, config: {"best": (chain, backend, config)})
+    names = ("imitation", "imitation_best_of", "finetuned_best_of")
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"policies": names, "candidates": {"samples": 3}})
+    chooser = (("rwm", folders.reward_path(experiment)), experiment.evaluate.candidates)
+    scenes = judge.JudgedScenes("test", SimpleNamespace(), frames_to_judge([], ()))
+    assert {name: judge.plans_of(name, experiment, scenes) for name in names} == {
+        "imitation": {"one": ("pretrain", "seen")},
+        "imitation_best_of": {"best": (("pretrain", "seen"), *chooser)},
+        "finetuned_best_of": {"best": (("finetune", "seen"), *chooser)},
+    }
