@@ -39,11 +39,12 @@ from irl_vla.stages.imitation import perceive_test_split, pretrain_inputs
 from irl_vla.stages.judge import write_evaluation
 from irl_vla.stages.select import select as choose_scenes
 from irl_vla.stages.session import ray_session
-from irl_vla.train import imitation, reward_data, reward_model
+from irl_vla.train import imitation, phases, reward_data, reward_model
 from irl_vla.train.bank import write_banks
 from irl_vla.train.encode import write_samples
-from irl_vla.train.imitation import SPLITS, ImitationModel, Trainee, fit_codec, sample_job, train_steps
+from irl_vla.train.imitation import SPLITS, sample_job
 from irl_vla.train.loop import ALONE
+from irl_vla.train.phases import ImitationModel, Trainee, fit_codec, train_steps
 from irl_vla.train.reward_quality import LabelledBank
 from irl_vla.train.samples import open_samples
 from irl_vla.train.validation import validate
@@ -96,9 +97,9 @@ def imitate(experiment: Experiment) -> None:
     store = folders.prepared(experiment, experiment.data.val)
     imitation._fit_baseline(train, config, folder / "ego_mlp", experiment.seed)
     policy = build_policy(experiment.model, fit_codec(train, experiment.model.planner.mode_floor), experiment.seed)
-    trainee = Trainee(policy, ImitationModel(policy, config), *imitation.make_optimiser(policy, config))
+    trainee = Trainee(policy, ImitationModel(policy, config), *phases.make_optimiser(policy, config))
     seed = experiment.seed
-    phase = imitation.imitate(trainee, train, config, seed)
+    phase = phases.imitate(trainee, train, config, seed)
     train_steps(phase, phase.steps, config, seed=seed, rank=ALONE, after=lambda step, losses: None)
     scorer = folders.training_scorer(experiment)
     validate(policy.eval(), val, store, scorer, logs=config.validation_logs)

@@ -21,9 +21,9 @@ from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
 from irl_vla.policy.vla import build_policy
 from irl_vla.stages.session import RayConfig, ray_session
-from irl_vla.train import imitation, reward_data, reward_model
-from irl_vla.train.imitation import ImitationModel, Trainee, fit_codec, train_steps
+from irl_vla.train import phases, reward_data, reward_model
 from irl_vla.train.loop import ALONE, Entry, RunSpec, report_entries, report_state, run_training
+from irl_vla.train.phases import ImitationModel, Trainee, fit_codec, train_steps
 from irl_vla.train.samples import open_samples
 from tests.golden.curves.curves import drawn_labels, imitation_curve, smoke_experiment
 
@@ -37,8 +37,8 @@ def imitate(folder: Path, steps: int, after: After) -> None:
     experiment, samples = smoke_experiment(), open_samples(folder / "samples" / "train")
     config = experiment.pretrain.model_copy(update={"steps": steps})
     policy = build_policy(experiment.model, fit_codec(samples, experiment.model.planner.mode_floor), experiment.seed)
-    subject = Trainee(policy, ImitationModel(policy, config), *imitation.make_optimiser(policy, config))
-    phase = imitation.imitate(subject, samples, config, seed=0)
+    subject = Trainee(policy, ImitationModel(policy, config), *phases.make_optimiser(policy, config))
+    phase = phases.imitate(subject, samples, config, seed=0)
     train_steps(phase, range(steps), config, seed=0, rank=ALONE, after=after)
 
 
@@ -68,7 +68,7 @@ def bare_rate(train: Callable[[Path, int, After], None], folder: Path, steps: in
 
     times: list[float] = []
     with (
-        mock.patch.object(imitation, "prefetched", one_by_one),
+        mock.patch.object(phases, "prefetched", one_by_one),
         mock.patch.object(reward_model, "prefetched", one_by_one),
     ):
         train(folder, steps, lambda step, losses: times.append(time.perf_counter()))

@@ -187,7 +187,7 @@ class TokenBank:
             perception_hash=found,
             inputs=record.identity.inputs,
             fingerprint=record.fingerprint,
-            _stored=stored.only(["tokens"]),
+            _stored=stored.only(["tokens", *(sight.stored if sight else ())]),
             **columns_of(rows),
         )
 

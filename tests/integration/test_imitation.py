@@ -33,18 +33,9 @@ from irl_vla.policy.vla import build_policy, perception_hash, save_policy
 from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig, EgoMlpConfig, ImitationConfig, SampleConfig
 from irl_vla.train.encode import encode_view, write_samples
-from irl_vla.train.imitation import (
-    ImitationModel,
-    PretrainInputs,
-    Trainee,
-    fit_codec,
-    imitate,
-    make_optimiser,
-    sample_job,
-    train_steps,
-    training_rows,
-)
+from irl_vla.train.imitation import PretrainInputs, sample_job
 from irl_vla.train.loop import ALONE
+from irl_vla.train.phases import ImitationModel, Trainee, fit_codec, imitate, make_optimiser, train_steps, training_rows
 from irl_vla.train.samples import Samples, open_samples, sample_record, stored_layout
 from irl_vla.train.validation import chosen_rows, predict, validate
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig

@@ -16,11 +16,14 @@ from irl_vla.reward.config import LabelConfig, ProposalConfig, RewardTrainConfig
 from irl_vla.reward.labels import LabelInputs, write_labels
 from irl_vla.reward.loss import class_weights
 from irl_vla.stages.session import RayConfig, ray_session
-from irl_vla.train import imitation, reward_data, reward_model
+from irl_vla.train import phases, reward_data, reward_model
 from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig
 from irl_vla.train.encode import write_samples
-from irl_vla.train.imitation import (
+from irl_vla.train.imitation import sample_job
+from irl_vla.train.loader import batch_rows, step_generator, step_seed
+from irl_vla.train.loop import RunSpec, history_path, read_history, run_training
+from irl_vla.train.phases import (
     ImitationJob,
     ImitationModel,
     Trainee,
@@ -28,11 +31,8 @@ from irl_vla.train.imitation import (
     fit_codec,
     imitation_worker,
     make_optimiser,
-    sample_job,
     training_rows,
 )
-from irl_vla.train.loader import batch_rows, step_generator, step_seed
-from irl_vla.train.loop import RunSpec, history_path, read_history, run_training
 from irl_vla.train.reward_data import FitJob, open_data
 from irl_vla.train.reward_model import Ensemble, fit_worker
 from irl_vla.train.samples import Samples
@@ -169,7 +169,7 @@ def test_each_worker_validates_a_part_and_the_whole_is_as_by_one(
 def stumbling_worker(arguments: dict[str, Any]) -> None:
     """Fails once, behind the first state that was handed in."""
     stumbled = arguments["job"].train.path.parent / "stumbled"
-    report = imitation.report_state
+    report = phases.report_state
 
     def report_and_stumble(*given: Any) -> None:
         report(*given)
@@ -178,7 +178,7 @@ def stumbling_worker(arguments: dict[str, Any]) -> None:
             raise RuntimeError("stumbled on purpose")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imitation, "report_state", report_and_stumble)
+        patch.setattr(phases, "report_state", report_and_stumble)
         imitation_worker(arguments)
 
 

@@ -20,17 +20,9 @@ from irl_vla.stages.experiment import Experiment, load_experiment
 from irl_vla.train.bank import write_banks
 from irl_vla.train.config import BankConfig, SampleConfig
 from irl_vla.train.encode import write_samples
-from irl_vla.train.imitation import (
-    ImitationModel,
-    PretrainInputs,
-    Trainee,
-    fit_codec,
-    imitate,
-    make_optimiser,
-    sample_job,
-    train_steps,
-)
+from irl_vla.train.imitation import PretrainInputs, sample_job
 from irl_vla.train.loop import ALONE
+from irl_vla.train.phases import ImitationModel, Trainee, fit_codec, imitate, make_optimiser, train_steps
 from irl_vla.train.reward_data import FitData, FitJob
 from irl_vla.train.reward_model import Ensemble, fit_steps
 from irl_vla.train.reward_model import make_optimiser as make_reward_optimiser
