@@ -173,7 +173,7 @@ def _seed_sections(seed: Location, folder: Path) -> list[Section]:
     history = read_history(seed / "finetune")
     if history:
         picture = save(curves_figure(history, "iteration", _CURVES), folder / f"finetune-{seed.name}.png")
-        note = f"Validation split, true score; {read_choice(seed / 'finetune')}"
+        note = f"Validation split, true score. {read_choice(seed / 'finetune')}".strip()
         sections.append(Section(f"Fine-tuning, {seed.name}", note, pictures=[picture]))
     quality = [name for name in (seed / "train_reward").children() if name.endswith(".csv")]
     tables = [(seed / "train_reward" / name).local() for name in quality]
