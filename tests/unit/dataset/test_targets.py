@@ -105,6 +105,22 @@ def test_boxes_inside_the_region(scene):
     assert len(box_targets(scene, CONFIG.model_copy(update={"x_max_m": 5.0})).boxes) == 0
 
 
+def test_futures_are_where_the_log_has_the_track_seen_from_now(scene):
+    found = box_targets(scene, CONFIG)
+    steps = [frame for frame in scene.future[:8] if "00000000000000aa" in frame.objects.track_tokens]
+    assert 0 < len(steps) < 9
+    assert found.future_known.sum() == len(steps)
+    here = scene.current.ego.pose_global
+    for index, frame in enumerate(scene.future[:8]):
+        if not found.future_known[0, index]:
+            assert not found.futures[0, index].any()
+            continue
+        box = frame.objects.boxes[frame.objects.track_tokens.index("00000000000000aa")]
+        np.testing.assert_allclose(
+            compose(here, found.futures[0, index]), compose(frame.ego.pose_global, box[[0, 1, 6]])
+        )
+
+
 def arc(length, turn, steps=8):
     """Poses on a circular arc."""
     s = length * np.arange(1, steps + 1) / steps

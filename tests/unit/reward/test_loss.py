@@ -10,8 +10,11 @@ from irl_vla.reward.loss import (
     LOGITS,
     class_weights,
     expected_subscores,
+    irl_loss,
+    learned_reward,
     subscore_losses,
     total_loss,
+    within_scene_loss,
 )
 
 ONES = torch.ones(8, 3)
@@ -83,3 +86,47 @@ def test_total_is_the_weighted_mean_of_the_heads():
     losses = {name: torch.tensor(float(index)) for index, name in enumerate(LEARNED)}
     only = HeadWeights(**dict.fromkeys(LEARNED, 0.0)).with_overrides({"ttc": 4.0, "hc": 4.0})
     assert total_loss(losses, only).item() == pytest.approx((LEARNED.index("ttc") + LEARNED.index("hc")) / 2)
+
+
+def certain(*rewards):
+    """Logits (1, P, 12) of plans that only differ in progress, all else being sure: reward (9 + 5 ep) / 14."""
+    logits = torch.full((1, len(rewards), LOGITS), 30.0)
+    for head in ("nc", "ddc"):
+        logits[..., HEADS[head]] = torch.tensor([-30.0, -30.0, 30.0])
+    logits[..., HEADS["ep"]] = torch.logit(torch.tensor(rewards))[None, :, None]
+    return logits
+
+
+def progress(*shares):
+    values = torch.ones(1, len(shares), len(LEARNED))
+    values[..., LEARNED.index("ep")] = torch.tensor(shares)
+    return values
+
+
+def test_the_learned_reward_is_the_epdms_without_extended_comfort():
+    assert learned_reward(progress(0.5)).item() == pytest.approx((5 * 0.5 + 5 + 2 + 2) / 14)
+    gated = progress(1.0)
+    gated[..., LEARNED.index("dac")] = 0.0
+    assert learned_reward(gated).item() == 0.0
+
+
+def test_within_a_scene_only_differences_between_own_plans_count():
+    own = torch.tensor([[True, True, False]])
+    right = within_scene_loss(certain(0.2, 0.4, 0.9), progress(0.2, 0.4, 0.1), own)
+    shifted = within_scene_loss(certain(0.5, 0.7, 0.1), progress(0.2, 0.4, 0.9), own)
+    assert right.item() == pytest.approx(0.0, abs=1e-9)
+    assert shifted.item() == pytest.approx(0.0, abs=1e-6), "the scene's level is not asked for"
+    swapped = within_scene_loss(certain(0.4, 0.2, 0.1), progress(0.2, 0.4, 0.1), own)
+    assert swapped.item() == pytest.approx((0.2 * 5 / 14) ** 2, rel=1e-4)
+    assert within_scene_loss(certain(0.4, 0.2), progress(0.2, 0.4), torch.zeros(1, 2, dtype=torch.bool)).item() == 0
+
+
+def test_inverse_reinforcement_learning_prefers_what_the_human_did():
+    human = torch.tensor([[True, False]])
+    equal = irl_loss(certain(0.5, 0.5), human, temperature=0.1)
+    assert equal.item() == pytest.approx(math.log(2))
+    gap = 0.4 * 5 / 14
+    better = irl_loss(certain(0.9, 0.5), human, temperature=0.1)
+    assert better.item() == pytest.approx(math.log(1 + math.exp(-gap / 0.1)), rel=1e-4)
+    assert irl_loss(certain(0.5, 0.9), human, temperature=0.1) > equal
+    assert irl_loss(certain(0.5, 0.9), torch.zeros(1, 2, dtype=torch.bool), temperature=0.1).item() == 0

@@ -3,9 +3,17 @@ import pytest
 import torch
 
 from irl_vla.errors import ConfigError
+from irl_vla.ledger.checkpoint import Provenance, save_checkpoint
 from irl_vla.reward.config import RewardModelConfig
 from irl_vla.reward.loss import LEARNED, LOGITS
-from irl_vla.reward.model import RewardWorldModel, Views, plan_features, predict_subscores
+from irl_vla.reward.model import (
+    STAGE,
+    RewardWorldModel,
+    Views,
+    plan_features,
+    predict_subscores,
+    require_enrichment,
+)
 from irl_vla.reward.relations import RELATIONS, STEPS
 
 from .roads import LAYOUT, history, straight
@@ -116,3 +124,20 @@ def test_an_ensemble_predicts_the_mean_of_its_members_and_pessimism_takes_off_th
     torch.testing.assert_close(wary, (both - 2.0 * torch.stack(each).std(0)).clamp_min(0))
     assert both.min() >= 0.0
     assert both.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("enrichment", "force", "stops"), [(0.02, False, False), (-0.01, False, True), (-0.01, True, False)]
+)
+def test_a_reward_that_cannot_tell_plans_apart_stops_who_would_learn_from_it(
+    enrichment, force, stops, tmp_path, caplog
+):
+    config = RewardModelConfig()
+    quality = {"quality": {"train_reward/val_enrichment": enrichment}}
+    save_checkpoint(tmp_path, STAGE, {"member_0": model().state_dict()}, config, Provenance(0, {}, quality))
+    if stops:
+        with pytest.raises(ConfigError, match=r"finetune\.force=true"):
+            require_enrichment(tmp_path, force=force)
+    else:
+        require_enrichment(tmp_path, force=force)
+        assert ("finetune.force is set" in caplog.text) == (enrichment < 0)
