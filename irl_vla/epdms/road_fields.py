@@ -95,8 +95,8 @@ def _signed_distance(area: list[Floats], grid: FieldGrid) -> Floats:
         cv2.fillPoly(image, [np.round(cells[:, ::-1] * 2**_SUBPIXEL_BITS).astype(np.int32)], 1, shift=_SUBPIXEL_BITS)
     if not image.any():
         return np.full((grid.rows, grid.columns), -REACH_M)
-    # Distances run from cell centre to cell centre. OpenCV also paints cells whose centre lies up to half a cell outside:
-    # on average the border passes through the outermost centres that are painted.
+    # Distances run from cell centre to cell centre. OpenCV also paints cells whose centre lies up to half a cell
+    # outside: on average the border passes through the outermost centres that are painted.
     inside = cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_5)
     outside = cv2.distanceTransform(1 - image, cv2.DIST_L2, cv2.DIST_MASK_5)
     signed = np.where(image > 0, inside - 1.0, -outside) * fine_m

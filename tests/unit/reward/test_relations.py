@@ -26,8 +26,8 @@ def relations_of(item, plans, speed_mps, **changed):
 def test_driving_on_in_lane_has_values_that_can_be_told_by_hand():
     found = relations_of(scene("free", 5.0), straight(5.0)[None], 5.0)
     half_width = PACIFICA.width / 2
-    assert found["drivable_m"][0] == pytest.approx(1.75 - half_width, abs=0.05)
-    assert found["on_route_m"][0] == pytest.approx(1.75, abs=0.4)  # between cells the ridge is rounded off
+    assert found["drivable_m"][0] == pytest.approx(1.75 - half_width, abs=0.15)
+    assert found["on_route_m"][0] == pytest.approx(1.75, abs=0.5)  # between cells the ridge is rounded off
     assert found["lane_offset_m"][0] == pytest.approx(0.0, abs=0.05)
     assert found["progress_m"][0] == pytest.approx(5.0 * 0.2 * np.arange(21), abs=0.3)
     assert found["speed_mps"][0] == pytest.approx(5.0, abs=0.1)
