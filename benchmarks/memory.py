@@ -1,6 +1,6 @@
 """Memory of every stage that reads data by log: of so many logs, and of ten times as many.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.memory [--logs 4] [--times 10]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.memory [--logs 8] [--times 10]
 Worlds of small logs, networks and settings of configs/smoke.yaml; the number of steps and iterations is fixed. Each
 stage does its work in one process of its own, what Ray would spread over workers included, so that neither the number
 of workers nor Ray's own processes count: fine-tuning alone runs on Ray, and there its driver is looked at, which
@@ -244,7 +244,7 @@ def measure(folder: Path, logs: int) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--logs", type=int, default=4, help="of the training split, the first time")
+    parser.add_argument("--logs", type=int, default=8, help="of the training split, the first time")
     parser.add_argument("--times", type=int, default=10, help="so many times as many, the second time")
     options = parser.parse_args()
     torch.set_num_threads(1)

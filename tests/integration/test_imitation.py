@@ -277,11 +277,13 @@ def test_training_rows_have_a_plan_to_imitate(samples: Samples) -> None:
 PROGRAM = """
 import pickle, sys
 from pathlib import Path
+from irl_vla.ledger.storage import Location
 from irl_vla.stages.session import RayConfig, ray_session
 from irl_vla.train.imitation import pretrain
 inputs, policy, config = pickle.loads(Path(sys.argv[1]).read_bytes())
+folder = Location.of(sys.argv[2])
 with ray_session(RayConfig(cpus=1)):
-    pretrain(inputs, policy, config, Path(sys.argv[2]), seed=0, report=lambda metrics, step: print(step, flush=True))
+    pretrain(inputs, policy, config, folder, seed=0, report=lambda metrics, step: print(step, flush=True))
 """
 
 
