@@ -89,8 +89,7 @@ def chain_noise(seed: int, iteration: int, chains: Rows, steps: int, size: int) 
 
 def reward_chains(task: ChainTask, scenes: Scenes, codes: NDArray[np.float32]) -> PlanRewards:
     """Rewards of the plans x_0 of chains (S, M, G, size), whitened; see :func:`reward_plans`."""
-    plans = task.decode(codes.reshape(-1, task.size)).reshape(*codes.shape[:3], *PLAN_SHAPE)
-    return reward_plans(task, scenes, plans)
+    return reward_plans(task, scenes, task.plans(codes))
 
 
 def reward_plans(task: ChainTask, scenes: Scenes, plans: Floats) -> PlanRewards:

@@ -67,6 +67,8 @@ class FinetuneConfig(Config):
             among those whose EP lies at most so far below imitation's. All states are validated and recorded.
         patience: validations without a new best true score before training stops, counting the states that this rule
             chooses from.
+        audit_share: share of the scenes of an iteration whose plans are scored truly as well, to watch the learned
+            reward; what is rewarded never uses it. PPO on the learned reward alone.
         force: fine-tunes even on a reward model that cannot tell the policy's own plans apart.
     """
 
@@ -92,6 +94,7 @@ class FinetuneConfig(Config):
     checkpoint_every: int = speed_only(10, gt=0)
     max_progress_loss: float = Field(0.02, ge=0.0)
     patience: int = Field(1000, gt=0)
+    audit_share: float = speed_only(0.05, ge=0.0, le=1.0)
     force: bool = speed_only(False)
     weights: RewardWeights = RewardWeights()
     backend: BackendConfig = BackendConfig()

@@ -18,6 +18,7 @@ from ray.tune.registry import register_env
 from irl_vla.errors import ClusterError, ConfigError
 from irl_vla.geometry import Floats
 from irl_vla.rl.advantages import advantages, explained_variance, scene_ceiling, step_weights
+from irl_vla.rl.audit import audit
 from irl_vla.rl.chains import Rows, learning_order
 from irl_vla.rl.env import ENV_ID, DenoisingVectorEnv, action_space, observation_space
 from irl_vla.rl.learner import OLD_MEAN, ChainLearner
@@ -31,8 +32,8 @@ class ChainPPO(PPO):
     """PPO whose training step passes whole chains to the learner, without episodes and connectors.
 
     Attributes:
-        chain_figures: the last iteration's :func:`chain_metrics`. Not among RLlib's results, which go on naming a
-            figure in iterations that do not have it.
+        chain_figures: the last iteration's :func:`chain_metrics` and :func:`audit`. Not among RLlib's results, which go
+            on naming a figure in iterations that do not have it.
     """
 
     chain_figures: Mapping[str, float]
@@ -55,7 +56,7 @@ class ChainPPO(PPO):
         module = self.learned_module()
         module.average.update_parameters(module.chain)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self.chain_figures = chain_metrics(batch, values)
+        self.chain_figures = chain_metrics(batch, values) | audit(spec, batch, self.iteration)
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
         )

@@ -17,6 +17,7 @@ from irl_vla.policy.vla import load_chain
 from irl_vla.reward.backends import RewardBackend, make_backend
 from irl_vla.reward.config import RewardWeights
 from irl_vla.rl.config import FinetuneConfig
+from irl_vla.scene import FUTURE_FRAMES
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class ChainTask:
     pair: bool
     weights: RewardWeights
     seed: int
+
+    def plans(self, codes: NDArray[np.float32]) -> Floats:
+        """Plans (..., 8, 3) of whitened plans (..., size)."""
+        return self.decode(codes.reshape(-1, self.size)).reshape(*codes.shape[:-1], FUTURE_FRAMES, 3)
 
     @property
     def chain_count(self) -> int:
