@@ -96,7 +96,7 @@ def needed_splits(experiment: Experiment, stage: str) -> Sequence[str]:
     return {
         "generate": () if world is None or world.selection is None else SPLITS,
         "pretrain": (data.train, data.val),
-        "label": (data.train,),
+        "label": (data.train, data.val),
         "finetune": (data.val,),
         "sweep": (data.val,),
         "evaluate": (data.test, data.train) if fitted else (data.test,),
@@ -160,6 +160,9 @@ def _generate(experiment: Experiment, sizes: Sizes) -> list[Row]:
 def _pretrain(experiment: Experiment, sizes: Sizes) -> list[Row]:
     data, config = experiment.data, experiment.pretrain
     training = f"policy: {config.steps:,} steps of {config.batch_size * config.workers} scenes"
+    if config.sight.steps:
+        before = f"{config.sight.steps:,} steps of {config.sight.batch_size * config.workers} scenes"
+        training = f"{training}, after {before} of perception alone"
     return [
         _prepared("pretrain", experiment, data.val, sizes),
         _samples("pretrain", experiment, "train", sizes),
@@ -171,9 +174,11 @@ def _pretrain(experiment: Experiment, sizes: Sizes) -> list[Row]:
 
 
 def _label(experiment: Experiment, sizes: Sizes) -> list[Row]:
-    split = experiment.data.train
-    labels = parts.labels_part(experiment, sizes.used[split].scenes)
-    return [_prepared("label", experiment, split, sizes), _sharded("label", labels, sizes.used[split].logs)]
+    rows = [_prepared("label", experiment, experiment.data.splits[purpose], sizes) for purpose in folders.LABELLED]
+    for purpose in folders.LABELLED:
+        size = sizes.used[experiment.data.splits[purpose]]
+        rows.append(_sharded("label", parts.labels_part(experiment, purpose, size.scenes), size.logs))
+    return rows
 
 
 def _train_reward(experiment: Experiment, sizes: Sizes) -> list[Row]:

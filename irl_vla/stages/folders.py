@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Of a split whose scenes are labelled.
 Purpose = Literal["train", "val"]
+#: What the reward model learns, and what it is judged by.
+LABELLED: Final[tuple[Purpose, ...]] = ("train", "val")
 
 _SCHEMA: Final = 1
 _SENSORS: Final = "dataset.sensors"

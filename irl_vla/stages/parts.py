@@ -15,7 +15,7 @@ from irl_vla.ledger.storage import Location
 from irl_vla.reward.estimate import labels_estimate
 from irl_vla.reward.label_shards import SUFFIX as LABELS_SUFFIX
 from irl_vla.stages.experiment import Experiment
-from irl_vla.stages.folders import bank_path, data_root, labels_path, samples_path
+from irl_vla.stages.folders import Purpose, bank_path, data_root, labels_path, samples_path
 from irl_vla.train.estimate import bank_estimate, samples_estimate
 from irl_vla.world.estimate import follow_ups_estimate, painting_s, world_estimate
 from irl_vla.world.second_stage_files import SECOND_STAGE
@@ -81,11 +81,11 @@ def bank_part(experiment: Experiment, role: Role, scenes: int) -> Part:
     return Part(name, bank_path(experiment, role), found, ROWS_SUFFIX)
 
 
-def labels_part(experiment: Experiment, scenes: int) -> Part:
-    """Labels of the training bank."""
-    rows, generated = bank_rows(experiment, "train", scenes), experiment.generate is not None
+def labels_part(experiment: Experiment, purpose: Purpose, scenes: int) -> Part:
+    """Labels of the bank of training or validation."""
+    rows, generated = bank_rows(experiment, purpose, scenes), experiment.generate is not None
     found = labels_estimate(rows, experiment.label.proposals, policy=True, generated=generated)
-    return Part("labels", labels_path(experiment), found, LABELS_SUFFIX)
+    return Part(f"labels of {purpose}", labels_path(experiment, purpose), found, LABELS_SUFFIX)
 
 
 def bank_rows(experiment: Experiment, role: Role, scenes: int) -> int:

@@ -18,7 +18,6 @@ from irl_vla.ledger.tracking import StageRun, stage_run
 from irl_vla.stages import folders
 from irl_vla.stages.experiment import Experiment
 from irl_vla.stages.folders import (
-    Purpose,
     bank_path,
     labels_path,
     policy_path,
@@ -27,9 +26,6 @@ from irl_vla.stages.folders import (
     training_scorer,
     validation_spec,
 )
-
-#: Purposes of the splits that are labelled: what the reward model learns, and what it is judged by.
-_LABELLED: Final[tuple[Purpose, ...]] = ("train", "val")
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +78,7 @@ def label(experiment: Experiment) -> None:
         from irl_vla.reward.labels import LabelInputs, mean_labels, write_labels
 
         scorer = training_scorer(experiment)
-        for purpose in _LABELLED:
+        for purpose in folders.LABELLED:
             store = prepared(experiment, experiment.data.splits[purpose])
             inputs = LabelInputs(bank_path(experiment, purpose), store.folder, policy_path(experiment))
             folder = labels_path(experiment, purpose)
@@ -100,7 +96,9 @@ def train_reward(experiment: Experiment) -> None:
         from irl_vla.train.reward_model import train_reward as fit
         from irl_vla.train.reward_quality import LabelledBank
 
-        train, val = (LabelledBank(bank_path(experiment, name), labels_path(experiment, name)) for name in _LABELLED)
+        train, val = (
+            LabelledBank(bank_path(experiment, name), labels_path(experiment, name)) for name in folders.LABELLED
+        )
         settings = (experiment.train_reward, stage.folder)
         run.artifact(fit(train, val, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
         for place, title in ((stage.folder, None), (stage.folder / "validation", "validation")):

@@ -56,7 +56,7 @@ def needs(experiment: Experiment, scenes: Mapping[Role, int]) -> list[Need]:
     if len(scenes) == len(splits):
         for part in (parts.samples_part, parts.bank_part):
             found += [_need(part(experiment, role, count)) for role, count in scenes.items()]
-        found.append(_need(parts.labels_part(experiment, scenes["train"])))
+        found += [_need(parts.labels_part(experiment, name, scenes[name])) for name in ("train", "val")]
         folder = experiment.folder
         found.append(Need("checkpoints", folder, _CHECKPOINT_BYTES, _is_whole(folder / "finetune")))
     return found

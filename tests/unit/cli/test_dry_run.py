@@ -72,7 +72,8 @@ def test_a_run_makes_each_part_once(tmp_path: Path) -> None:
         "samples of val": (8, 0),
         "token bank of train": (60, 0),
         "token bank of val": (8, 0),
-        "labels": (60, 60 * 64),
+        "labels of train": (60, 60 * 64),
+        "labels of val": (8, 8 * 64),
         "samples of test": (12, 0),
         "token bank of test": (12, 0),
     }
@@ -101,7 +102,7 @@ def test_trainings_are_named_and_not_estimated(stage: str, what: str, tmp_path: 
 
 def test_what_is_there_is_counted_log_by_log(tmp_path: Path) -> None:
     subject = recorded(tmp_path)
-    store, labels = dry_run(subject, "label").rows
+    store, _, labels, _ = dry_run(subject, "label").rows
     assert (store.there, store.done, labels.there) == ("nothing", 0.0, "nothing")
     store.folder.path.mkdir(parents=True)
     for name in (f"{LOGS[0]}.arrow", f".{LOGS[1]}.arrow.unfinished", "index.json"):
@@ -181,7 +182,7 @@ def test_follow_ups_are_a_part_of_generating(tmp_path: Path) -> None:
 
 def test_sums_are_of_all_and_of_what_is_left(tmp_path: Path) -> None:
     found = dry_run(recorded(tmp_path), "label")
-    store, labels = found.rows
+    store, _, labels, _ = found.rows
     assert store.estimate is not None
     assert labels.estimate is not None
     rows = (

@@ -15,13 +15,17 @@ def test_training_alone_sees_shifted_views(tmp_path: Path) -> None:
     subject = experiment(tmp_path, views={"count": 2}, pretrain={"samples": {"view_fraction": 0.25}})
     assert [bank_rows(subject, role, 100) for role in ("train", "val", "test")] == [150, 100, 100]
     assert [prepared_part(subject, split, 100).estimate.rows for split in ("train", "val")] == [300, 100]
-    assert labels_part(subject, 100).estimate.plans == 150 * subject.label.proposals.count
+    plans = [labels_part(subject, name, 100).estimate.plans for name in ("train", "val")]
+    assert plans == [150 * subject.label.proposals.count, 100 * subject.label.proposals.count]
 
 
 def test_every_part_lies_where_its_stage_puts_it(tmp_path: Path) -> None:
     subject = experiment(tmp_path)
     assert bank_part(subject, "test", 1).folder == folders.bank_path(subject, "test")
-    assert labels_part(subject, 1).folder == folders.labels_path(subject)
+    assert [labels_part(subject, name, 1).folder for name in ("train", "val")] == [
+        folders.labels_path(subject, "train"),
+        folders.labels_path(subject, "val"),
+    ]
     assert samples_part(subject, "val", 1).folder == subject.shared / "samples" / "val"
     assert prepared_part(subject, "val", 1).folder == subject.shared / "prepared" / "val"
     assert world_parts(subject)[0].folder.path == folders.data_root(subject)

@@ -27,14 +27,14 @@ def test_every_stage_is_estimated(tmp_path: Path) -> None:
     assert list(found) == [
         "frames of the generated world",
         *(f"{what} of {split}" for what in ("prepared scenes", "samples", "token bank") for split in splits),
-        *("labels", "checkpoints"),
+        *("labels of train", "labels of val", "checkpoints"),
     ]
     prepared = {split: found[f"prepared scenes of {split}"].size_bytes for split in splits}
     assert prepared["train"] == 2 * prepared["val"] * 10, "scenes and their views"
     samples = sum(found[f"samples of {split}"].size_bytes for split in splits)
-    assert samples == pytest.approx((150 + 10 + 20) * 0.32e6, rel=0.01), "docs/data.md: 0.32 MB"
+    assert samples == pytest.approx((150 + 10 + 20) * 0.374e6, rel=0.01), "docs/data.md: 0.37 MB"
     banks = sum(found[f"token bank of {split}"].size_bytes for split in splits)
-    assert banks == pytest.approx((150 + 10 + 20) * 18e3, rel=0.02), "docs/data.md: 18 kB"
+    assert banks == pytest.approx((150 + 10 + 20) * 47e3, rel=0.02), "docs/data.md: 47 kB"
 
 
 def test_judging_alone_prepares_alone(tmp_path: Path) -> None:
