@@ -1,6 +1,7 @@
 """Samples, banks and trainings by two workers on two CPUs: the same results as by hand, also after a crash."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def job_of(samples: Mapping[str, Samples]) -> ImitationJob:
 
 def fit(worker: Any, job: ImitationJob, folder: Path, name: str) -> tuple[dict[str, Any], Heard]:
     heard: Heard = []
-    spec = RunSpec("pretrain", name, Location.of(folder), CONFIG.steps, WORKERS, use_gpu=False, max_failures=1)
+    steps = job.config.sight.steps + job.config.steps
+    spec = RunSpec("pretrain", name, Location.of(folder), steps, WORKERS, use_gpu=False, max_failures=1)
     state = run_training(worker, job, spec, lambda metrics, step: heard.append((dict(metrics), step)))
     return state, heard
 
@@ -193,6 +195,24 @@ def test_stopped_and_resumed_equals_straight(
         torch.testing.assert_close(state["policy"][name], value, rtol=0, atol=0, msg=name)
     histories = [read_history(history_path(Location.of(folder), "run")) for folder in (tmp_path, straight[2])]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.slow
+def test_perception_alone_comes_first_is_never_chosen_and_resumes(
+    samples: Mapping[str, Samples], tmp_path: Path
+) -> None:
+    config = CONFIG.with_overrides({"sight.steps": 4, "sight.batch_size": 2, "validate_every": 2})
+    job = replace(job_of(samples), config=config)
+    (samples["train"].place.path.parent / "stumbled").unlink(missing_ok=True)
+    straight, heard = fit(imitation_worker, job, tmp_path / "straight", "run")
+    stumbled, _ = fit(stumbling_worker, job, tmp_path / "stumbled", "run")
+    assert straight["step"] > 4
+    alone = [metrics for metrics, step in heard if step <= 4]
+    assert any("pretrain/val_iou_drivable" in metrics for metrics in alone)
+    assert not any("pretrain/val_ade_m" in metrics or "pretrain/loss_diffusion" in metrics for metrics in alone)
+    assert heard[-1][1] == 4 + config.steps
+    for name, value in straight["policy"].items():
+        torch.testing.assert_close(stumbled["policy"][name], value, rtol=0, atol=0, msg=name)
 
 
 def ensemble_by_hand(job: FitJob) -> tuple[list[float], dict[str, torch.Tensor]]:
