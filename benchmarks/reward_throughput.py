@@ -1,11 +1,11 @@
 """Claim: on one core, the reward world model scores plans five times as fast as the true scorer, or faster.
 
 Run: OMP_NUM_THREADS=1 python -m benchmarks.reward_throughput [--prepared FOLDER]
-Plans are the proposals that labelling makes, 64 a scene. The model goes through its backend, which reads a token bank and
-computes once a call what the plans of a scene share; the true scorer scores the very same plans in contexts that are
-prepared and in memory. All are timed in turn, once everything is compiled, in processor time, and the best pass of each
-counts. Weights are random and tokens too, which costs what others do; fields, boxes and futures of the bank are the true
-ones of the scenes, since it is their number and nearness that costs. Scenes are those of a store (``--prepared
+Plans are the proposals that labelling makes, 64 a scene. The model goes through its backend, which reads a token bank
+and computes once a call what the plans of a scene share; the true scorer scores the very same plans in contexts that
+are prepared and in memory. All are timed in turn, once everything is compiled, in processor time, and the best pass of
+each counts. Weights and tokens are random, which costs what others do; fields, boxes and futures of the bank are the
+true ones of the scenes, since it is their number and nearness that costs. Scenes are those of a store (``--prepared
 runs/NAME/shared/prepared/val``), else small ones out of the golden files.
 """
 
@@ -116,7 +116,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         store = one_log(options.prepared, Path(folder) / "store", options.rows)
         scenes, layout = list(read_all(store)), sight_layout(EncoderConfig())
-        bank, rows = write_bank(Path(folder) / "bank", scenes, layout, true_sight(scenes, layout)), np.arange(len(store))
+        bank, rows = (
+            write_bank(Path(folder) / "bank", scenes, layout, true_sight(scenes, layout)),
+            np.arange(len(store)),
+        )
         labels = label_log(rows, open_sources(store, bank), CONFIG, SCORER, seed=0)
         plans, count = labels.plans.astype(np.float64), labels.source.size
         contexts = [scoring_context(scene) for scene in store.scenes(labels.tokens.tolist())]
