@@ -195,8 +195,7 @@ class BackendConfig(Config):
             where the plans are sampled, as the trials of a sweep always do.
         scenes_in_memory: prepared scenes that one process (or actor) keeps.
         mix_scorer: share of the true scorer in a "mix"; the learned model has the rest.
-        plans_per_batch: most plans of one forward pass of the learned model: few enough that what it computes stays in the
-            processor's cache.
+        plans_per_batch: most plans of one forward pass of the learned model; few enough stay in the processor's cache.
         computed_comfort: history comfort from the rollout instead of the learned head.
         pessimism: standard deviations over the members of an ensemble that are taken off each learned sub-score.
     """
