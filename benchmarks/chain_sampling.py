@@ -65,7 +65,8 @@ def make_task(folder: Path, config: FinetuneConfig) -> tuple[TaskSpec, ChainTask
     )
     bank = bank_artefact(Location.of(folder / "bank"), layout, perception_hash(policy.encoder), "random")
     tokens = rng.normal(size=(ROWS, layout.total, layout.width)).astype(np.float32)
-    finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [Encoded(tokens, rows)])})
+    unseen = {name: np.zeros((ROWS, *shape), kind) for name, (shape, kind) in layout.sight.stored.items()}
+    finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [Encoded(tokens, rows, unseen)])})
     spec = TaskSpec(folder / "policy", folder / "bank", folder, folder, folder, ScorerConfig(), config, seed=0)
     task.make_backend = lambda *args, **kwargs: FreeBackend()
     return spec, replace(open_task(spec), pair=False)

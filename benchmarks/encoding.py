@@ -20,6 +20,7 @@ from irl_vla.dataset.layout import open_dataset
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.encoder import SceneEncoder
+from irl_vla.policy.token_bank import columns_of
 from irl_vla.train.bank import encode
 from irl_vla.train.config import SampleConfig
 from irl_vla.train.encode import SampleJob, write_samples
@@ -84,7 +85,8 @@ def main() -> None:
         a_row = alone / len(logged)
         a_view = (with_views - alone) / (len(both) - len(logged))
         encoder = SceneEncoder(EncoderConfig()).eval()
-        columns = both.take(np.arange(BATCH))
+        known = {name: values[:BATCH] for name, values in columns_of(both.rows).items()}
+        columns = {**known, **both.take(np.arange(BATCH))}
         encode(encoder, columns, torch.device("cpu"))
         a_token_row = min(seconds(lambda: encode(encoder, columns, torch.device("cpu"))) for _ in range(3)) / BATCH
         written = sum(path.stat().st_size for path in (folder / "views").glob("*.arrow")) / len(both)

@@ -11,9 +11,10 @@ the golden files.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -29,7 +30,16 @@ from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.diffusion import DenoisingChain
 from irl_vla.policy.planner import DiffusionPlanner
 from irl_vla.policy.planner_config import PlannerConfig
-from irl_vla.policy.token_bank import BankRows, TokenBank, TokenLayout, bank_artefact, finish_bank, write_bank_shard
+from irl_vla.policy.sight import SightLayout
+from irl_vla.policy.token_bank import (
+    BankRows,
+    Encoded,
+    TokenBank,
+    TokenLayout,
+    bank_artefact,
+    finish_bank,
+    write_bank_shard,
+)
 from irl_vla.reward.chains import chain_sampler
 from irl_vla.reward.config import LabelConfig
 from irl_vla.reward.label_shards import write_label_shard
@@ -54,10 +64,15 @@ def read_all(store: PreparedStore) -> Iterator[PreparedScene]:
     return store.scenes(store.tokens)
 
 
-def write_bank(folder: Path, scenes: list[PreparedScene]) -> TokenBank:
-    """A bank of random tokens for some scenes."""
+def write_bank(
+    folder: Path,
+    scenes: list[PreparedScene],
+    seen: SightLayout | None = None,
+    sight: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> TokenBank:
+    """A bank of random tokens for some scenes, and of what is seen there."""
     encoder, rows = EncoderConfig(), len(scenes)
-    layout = TokenLayout(encoder.token_counts, encoder.width)
+    layout = TokenLayout(encoder.token_counts, encoder.width, seen)
     names = np.array([scene.token for scene in scenes])
     history = np.zeros((rows, HISTORY_FRAMES, 7), np.float32)
     history[:, -1, 3:5] = [scene.ego_state[3:5] for scene in scenes]
@@ -77,7 +92,7 @@ def write_bank(folder: Path, scenes: list[PreparedScene]) -> TokenBank:
     )
     bank = bank_artefact(Location.of(folder), layout, "benchmark", "random")
     tokens = np.random.default_rng(0).normal(size=(rows, layout.total, layout.width))
-    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [(tokens, columns)])})
+    return finish_bank(bank, {"log": write_bank_shard(bank, "log", layout, [Encoded(tokens, columns, sight)])})
 
 
 def random_sampler(bank: TokenBank) -> ChainSampler:
@@ -89,9 +104,8 @@ def random_sampler(bank: TokenBank) -> ChainSampler:
     return chain_sampler(chain.eval(), bank, CONFIG.rows_per_chain_batch)
 
 
-def open_sources(store: PreparedStore, folder: Path) -> LabelSources:
-    """A bank of random tokens and a policy of random weights for all scenes of a store."""
-    bank = write_bank(folder, list(read_all(store)))
+def open_sources(store: PreparedStore, bank: TokenBank) -> LabelSources:
+    """The bank of the scenes of a store, and a policy of random weights."""
     size = CONFIG.proposals.vocabulary_size
     vocabulary = fit_vocabulary(bank.plan.astype(np.float64), size, np.random.default_rng(0))
     return LabelSources(bank, store, rounded(vocabulary).astype(np.float64), random_sampler(bank))
@@ -112,7 +126,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         store = one_log(options.prepared, Path(folder) / "store", options.rows)
-        sources, rows = open_sources(store, Path(folder) / "bank"), np.arange(len(store))
+        bank = write_bank(Path(folder) / "bank", list(read_all(store)))
+        sources, rows = open_sources(store, bank), np.arange(len(store))
         shard = Location.of(folder) / "log.parquet"
 
         def label() -> None:

@@ -195,7 +195,7 @@ class BackendConfig(Config):
             where the plans are sampled, as the trials of a sweep always do.
         scenes_in_memory: prepared scenes that one process (or actor) keeps.
         mix_scorer: share of the true scorer in a "mix"; the learned model has the rest.
-        plans_per_batch: most plans of one forward pass of the learned model.
+        plans_per_batch: most plans of one forward pass of the learned model; few enough stay in the processor's cache.
         computed_comfort: history comfort from the rollout instead of the learned head.
         pessimism: standard deviations over the members of an ensemble that are taken off each learned sub-score.
     """
@@ -204,7 +204,7 @@ class BackendConfig(Config):
     actors: int = speed_only(0, ge=0)
     scenes_in_memory: int = speed_only(2048, gt=0)
     mix_scorer: float = Field(default=0.25, gt=0.0, lt=1.0)
-    plans_per_batch: int = speed_only(4096, gt=0)
+    plans_per_batch: int = speed_only(512, gt=0)
     computed_comfort: bool = True
     pessimism: float = Field(default=0.0, ge=0.0)
 
