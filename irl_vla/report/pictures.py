@@ -128,6 +128,32 @@ def tradeoff_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def reliability_figure(bins: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> Figure:
+    """A reliability diagram a sub-score: true over predicted mean in bins, a line a source; the diagonal is right.
+
+    Args:
+        bins: rows of ``quality_bins.csv``. The larger a point, the more plans of its source lie in the bin.
+        sources: that are drawn, if they occur.
+    """
+    names = list(dict.fromkeys(row["subscore"] for row in bins))
+    figure = Figure(figsize=(2.6 * max(len(names), 1), 2.9), layout="constrained")
+    panels = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=False):
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+        for source in sources:
+            rows = [row for row in bins if row["subscore"] == name and row["source"] == source]
+            predicted, true = ([row[key] for row in rows] for key in ("mean_predicted", "mean_true"))
+            plans = np.array([row["plans"] for row in rows])
+            line = axes.plot(predicted, true, linewidth=1, label=source)[0]
+            axes.scatter(predicted, true, s=8 + 60 * plans / max(plans.sum(), 1), color=line.get_color())
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set_title(name.upper(), fontsize=8)
+        axes.set_xlabel("predicted", fontsize=8)
+    panels[0].set_ylabel("true", fontsize=8)
+    panels[0].legend(fontsize=7)
+    return figure
+
+
 def frontier_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """EPDMS over EP: imitation and its slowed plans as a line, all other policies as points; right, what is near it.
 
