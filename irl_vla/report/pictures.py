@@ -27,6 +27,8 @@ _SURFACES: Final = (
 _OBJECTS: Final = {"vehicle": "#3b6ea8", "pedestrian": "#c2571a", "bicycle": "#8a5fb0"}
 #: Around the frontier, points of EP and EPDMS that still are near it.
 _NEAR: Final = 4.0
+#: Reliability diagrams in a line.
+_ACROSS: Final = 4
 _SCORES: Final = mpl.colormaps["RdYlGn"]
 
 
@@ -136,8 +138,11 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]], sources: Sequence[str]
         sources: that are drawn, if they occur.
     """
     names = list(dict.fromkeys(row["subscore"] for row in bins))
-    figure = Figure(figsize=(2.6 * max(len(names), 1), 2.9), layout="constrained")
-    panels = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    lines = max(-(-len(names) // _ACROSS), 1)
+    figure = Figure(figsize=(2.8 * _ACROSS, 3.0 * lines), layout="constrained")
+    panels = figure.subplots(lines, _ACROSS, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.axis("off")
     for axes, name in zip(panels, names, strict=False):
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         for source in sources:
@@ -149,7 +154,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]], sources: Sequence[str]
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axes.set_title(name.upper(), fontsize=8)
         axes.set_xlabel("predicted", fontsize=8)
-    panels[0].set_ylabel("true", fontsize=8)
+        axes.set_ylabel("true", fontsize=8)
     panels[0].legend(fontsize=7)
     return figure
 

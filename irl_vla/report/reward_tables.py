@@ -1,7 +1,7 @@
 """How good the learned reward is, by source of the plans: rows out of the stage's files, and a terminal table."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, Final
 
 from rich.table import Table
@@ -19,10 +19,8 @@ _TITLES: Final = {"spread_predicted": "spread\npredicted", "spread_true": "sprea
 def quality_rows(place: Location) -> list[dict[str, Any]]:
     """A row a source of plans: advantages and picks, then AUROC and calibration error of each sub-score.
 
-    What does not exist (NaN) is left out.
-
     Args:
-        place: with ``quality_picks.csv`` and ``quality_subscores.csv``.
+        place: with ``quality_picks.csv`` and ``quality_subscores.csv``; those of earlier versions tell less of picks.
     """
     subscores = read_csv((place / "quality_subscores.csv").local())
     rows = []
@@ -30,8 +28,7 @@ def quality_rows(place: Location) -> list[dict[str, Any]]:
         own = {item["subscore"]: item for item in subscores if item["source"] == pick["source"]}
         figures = {name: pick[name] for name in _PICKED if name in pick}
         figures |= {f"{kind}_{name}": own[name][kind] for kind in ("auroc", "ece") for name in SUBSCORES if name in own}
-        known = {name: value for name, value in figures.items() if isfinite(value)}
-        rows.append({"source": pick["source"], "scenes": pick["rows"], **known})
+        rows.append({"source": pick["source"], "scenes": pick["rows"], **figures})
     return rows
 
 
@@ -48,8 +45,8 @@ def quality_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     for column in ("scenes", *(_TITLES.get(name, name) for name in _PICKED), *map(str.upper, names), "calibration"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        errors = [value for name, value in row.items() if name.startswith("ece_")]
-        cells = [row.get(name) for name in (*_PICKED, *(f"auroc_{name}" for name in names))]
-        cells.append(max(errors, default=None))
-        table.add_row(row["source"], str(row["scenes"]), *("" if cell is None else f"{cell:.3f}" for cell in cells))
+        errors = [row[f"ece_{name}"] for name in names if isfinite(row[f"ece_{name}"])]
+        cells = [*(row[name] for name in (*_PICKED, *(f"auroc_{name}" for name in names))), max(errors, default=nan)]
+        shown = (f"{cell:.3f}" if isfinite(cell) else "none" for cell in cells)
+        table.add_row(row["source"], str(row["scenes"]), *shown)
     return table

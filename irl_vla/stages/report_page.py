@@ -58,11 +58,13 @@ _IMITATION_CURVES: Final = (
     "pretrain/val_answer_accuracy",
     "pretrain/val_answer_majority",
 )
-_SIGHT_CURVES: Final = (
+_MAP_CURVES: Final = (
     "pretrain/val_iou_drivable",
     "pretrain/val_iou_centreline",
     "pretrain/val_field_drivable_error_m",
     "pretrain/val_field_lane_offset_error_m",
+)
+_OBJECT_CURVES: Final = (
     "pretrain/val_box_recall",
     "pretrain/val_box_precision",
     "pretrain/val_velocity_error_mps",
@@ -216,7 +218,7 @@ def _seed_sections(seed: Location, folder: Path) -> list[Section]:
 def _perception_sections(seed: Location, history: Sequence[Mapping[str, float]], folder: Path) -> list[Section]:
     """What the kept policy perceives, or the last validation where the tables are not written; none without either."""
     figures, boxes = (seed / "pretrain" / name for name in (FIGURES_NAME, BOXES_NAME))
-    validations = [row for row in history if _SIGHT_CURVES[0] in row]
+    validations = [row for row in history if _MAP_CURVES[0] in row]
     rows: Sequence[Mapping[str, Any]] = []
     if figures.exists():
         note, rows = "The kept policy on validation logs.", read_csv(figures.local())
@@ -225,8 +227,11 @@ def _perception_sections(seed: Location, history: Sequence[Mapping[str, float]],
         note, rows = f"The last validation, step {last['step']:.0f}.", perception_rows(last)
     if not rows:
         return []
-    picture = folder / f"perception-{seed.name}.png"
-    curves = [save(curves_figure(validations, "step", _SIGHT_CURVES), picture)] if validations else []
+    drawn = {"map": _MAP_CURVES, "objects": _OBJECT_CURVES} if validations else {}
+    curves = [
+        save(curves_figure(validations, "step", names), folder / f"perception-{part}-{seed.name}.png")
+        for part, names in drawn.items()
+    ]
     sections = [Section(f"What perception sees, {seed.name}", f"{note} {_SIGHT_NOTE}", rows, curves)]
     by_range = read_csv(boxes.local()) if boxes.exists() else []
     if by_range:

@@ -153,7 +153,7 @@ def test_report_shows_pictures_that_exist(chain: Chain) -> None:
     pictures = re.findall(r'<img src="([^"]+)"', text)
     assert sum(name.startswith("scenes/") for name in pictures) == chain.experiment.report.scenes
     assert {"finetune-seed-0.png", "frontier-seed-0.png", "training_frontier-seed-0.png"} <= set(pictures)
-    assert {"perception-seed-0.png", "reliability-validation-seed-0.png", "reliability-held-out-seed-0.png"} <= set(
+    assert {"perception-map-seed-0.png", "reliability-validation-seed-0.png", "reliability-held-out-seed-0.png"} <= set(
         pictures
     )
     for name in pictures:

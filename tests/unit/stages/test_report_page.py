@@ -228,9 +228,10 @@ def test_report_shows_what_perception_sees(seeds: list[Path], tmp_path: Path) ->
     assert "<td>vehicle</td><td>0-15</td><td>3</td>" in first
     assert "The last validation, step 10." in last
     assert "<td>iou_drivable</td><td>0.375</td>" in last
-    assert '<img src="perception-seed-1.png"' in last
-    assert (page.parent / "perception-seed-1.png").exists()
-    assert "perception-seed-0.png" not in page.read_text(), "without validations there are no curves"
+    for name in ("perception-map-seed-1.png", "perception-objects-seed-1.png"):
+        assert f'<img src="{name}"' in last
+        assert (page.parent / name).exists()
+    assert "perception-map-seed-0.png" not in first, "without validations there are no curves"
 
 
 def test_report_shows_the_learned_reward(seeds: list[Path], tmp_path: Path) -> None:
