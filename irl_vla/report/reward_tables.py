@@ -12,8 +12,8 @@ from irl_vla.scene import SUBSCORES
 
 #: Figures of picks that are shown, out of ``quality_picks.csv``.
 _PICKED: Final[tuple[str, ...]] = ("correlation", "spread_predicted", "spread_true", "enrichment", "regret", "within_5")
-#: A headline of two lines keeps a column of the terminal narrow.
-_TITLES: Final = {"spread_predicted": "spread\npredicted", "spread_true": "spread\ntrue", "within_5": "within\nfive"}
+#: Their headlines in the terminal; two lines keep a column narrow.
+_TITLES: Final = ("corre-\nlation", "spread\npredicted", "spread\ntrue", "enrich-\nment", "regret", "within\nfive")
 
 
 def quality_rows(place: Location) -> list[dict[str, Any]]:
@@ -38,15 +38,19 @@ def quality_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption="NC to HC: AUROC, 0.5 is guessing. Calibration: the largest error of a sub-score.",
+        caption="NC to HC: AUROC, 0.5 is guessing. ECE: calibration error, the largest of a sub-score.",
         caption_justify="left",
     )
     table.add_column("source", no_wrap=True)
-    for column in ("scenes", *(_TITLES.get(name, name) for name in _PICKED), *map(str.upper, names), "calibration"):
+    for column in ("scenes", *_TITLES, *map(str.upper, names), "largest\nECE"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         errors = [row[f"ece_{name}"] for name in names if isfinite(row[f"ece_{name}"])]
-        cells = [*(row[name] for name in (*_PICKED, *(f"auroc_{name}" for name in names))), max(errors, default=nan)]
-        shown = (f"{cell:.3f}" if isfinite(cell) else "none" for cell in cells)
-        table.add_row(row["source"], str(row["scenes"]), *shown)
+        picked, skill = [row[name] for name in _PICKED], [row[f"auroc_{name}"] for name in names]
+        cells = [*_cells(picked, 3), *_cells(skill, 2), *_cells([max(errors, default=nan)], 3)]
+        table.add_row(row["source"], str(row["scenes"]), *cells)
     return table
+
+
+def _cells(values: Sequence[float], digits: int) -> list[str]:
+    return [f"{value:.{digits}f}" if isfinite(value) else "none" for value in values]
