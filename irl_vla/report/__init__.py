@@ -1,1 +1,1 @@
-"""Pictures and the HTML page of an experiment."""
+"""Pictures, the table of the learned reward, and the HTML page of an experiment."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isnan
 from pathlib import Path
 
 from irl_vla.ledger.files import write_text
@@ -75,4 +76,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    """A value of the table; "none" for a figure that does not exist (NaN)."""
+    if isinstance(value, float):
+        return "none" if isnan(value) else f"{value:.3f}"
+    return escape(str(value))

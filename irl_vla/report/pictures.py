@@ -27,6 +27,8 @@ _SURFACES: Final = (
 _OBJECTS: Final = {"vehicle": "#3b6ea8", "pedestrian": "#c2571a", "bicycle": "#8a5fb0"}
 #: Around the frontier, points of EP and EPDMS that still are near it.
 _NEAR: Final = 4.0
+#: Reliability diagrams in a line.
+_ACROSS: Final = 4
 _SCORES: Final = mpl.colormaps["RdYlGn"]
 
 
@@ -125,6 +127,35 @@ def tradeoff_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.annotate(label, (row["ep"], row["nc"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel="EP, ego progress", ylabel="NC, no at-fault collision", title="weights: safety/comfort/efficiency")
     figure.colorbar(points, label="true EPDMS, validation split")
+    return figure
+
+
+def reliability_figure(bins: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> Figure:
+    """A reliability diagram a sub-score: true over predicted mean in bins, a line a source; the diagonal is right.
+
+    Args:
+        bins: rows of ``quality_bins.csv``. The larger a point, the more plans of its source lie in the bin.
+        sources: that are drawn, if they occur.
+    """
+    names = list(dict.fromkeys(row["subscore"] for row in bins))
+    lines = max(-(-len(names) // _ACROSS), 1)
+    figure = Figure(figsize=(2.8 * _ACROSS, 3.0 * lines), layout="constrained")
+    panels = figure.subplots(lines, _ACROSS, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.axis("off")
+    for axes, name in zip(panels, names, strict=False):
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+        for source in sources:
+            rows = [row for row in bins if row["subscore"] == name and row["source"] == source]
+            predicted, true = ([row[key] for row in rows] for key in ("mean_predicted", "mean_true"))
+            plans = np.array([row["plans"] for row in rows])
+            line = axes.plot(predicted, true, linewidth=1, label=source)[0]
+            axes.scatter(predicted, true, s=8 + 60 * plans / max(plans.sum(), 1), color=line.get_color())
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set_title(name.upper(), fontsize=8)
+        axes.set_xlabel("predicted", fontsize=8)
+        axes.set_ylabel("true", fontsize=8)
+    panels[0].legend(fontsize=7)
     return figure
 
 

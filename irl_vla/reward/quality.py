@@ -23,6 +23,8 @@ from irl_vla.reward.weights import RewardWeights, reward
 from irl_vla.scene import SUBSCORES
 
 ALL_SOURCES: Final = "all"
+#: Equal bins of [0, 1] in which predictions are held against the truth.
+BINS: Final = 10
 _EC: Final = SUBSCORES.index("ec")
 
 
@@ -43,6 +45,24 @@ class SubscoreQuality:
     auroc: float
     ece: float
     mae: float
+    mean_predicted: float
+    mean_true: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubscoreBin:
+    """Plans of one source whose predicted sub-score lies in one bin, a point of the reliability diagram.
+
+    Attributes:
+        bin: index k of [k / 10, (k + 1) / 10), the last with its upper end.
+        plans: at least one.
+        mean_predicted, mean_true: means over them; equal if the model is calibrated.
+    """
+
+    source: str
+    subscore: str
+    bin: int
+    plans: int
     mean_predicted: float
     mean_true: float
 
@@ -86,12 +106,14 @@ class QualityReport:
     """Held-out quality, over all plans and by source."""
 
     subscores: tuple[SubscoreQuality, ...]
+    bins: tuple[SubscoreBin, ...]
     picks: tuple[PickQuality, ...]
     groups: int
 
     def write(self, folder: Location) -> None:
-        """Writes ``quality.json`` and the two tables as CSV."""
+        """Writes ``quality.json`` and the three tables as CSV."""
         (folder / "quality.json").write_text(json.dumps(_without_nan(asdict(self)), indent=1))
+        (folder / "quality_bins.csv").write_text(_csv(self.bins))
         (folder / "quality_subscores.csv").write_text(_csv(self.subscores))
         (folder / "quality_picks.csv").write_text(_csv(self.picks))
 
@@ -131,13 +153,29 @@ def auroc(predicted: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def calibration_error(predicted: Floats, true: Floats, bins: int = 10) -> float:
+def calibration_error(predicted: Floats, true: Floats) -> float:
     """Expected calibration error: |mean predicted - mean true| in equal bins of [0, 1], weighted by their size."""
     if not predicted.size:
         return float("nan")
-    index = np.clip((predicted * bins).astype(np.int64), 0, bins - 1)
-    gap = np.bincount(index, predicted - true, minlength=bins)
+    gap = np.bincount(_bin_of(predicted), predicted - true, minlength=BINS)
     return float(np.abs(gap).sum() / predicted.size)
+
+
+def subscore_bins(source: str, name: str, predicted: Floats, true: Floats) -> list[SubscoreBin]:
+    """The bins that hold any of (N,) plans; plans without a true value (NaN) are left out."""
+    known = np.isfinite(true)
+    predicted, true = predicted[known], true[known]
+    index = _bin_of(predicted)
+    plans, ours, theirs = (np.bincount(index, values, minlength=BINS) for values in (None, predicted, true))
+    return [
+        SubscoreBin(source, name, place, int(plans[place]), ours[place] / plans[place], theirs[place] / plans[place])
+        for place in np.flatnonzero(plans).tolist()
+    ]
+
+
+def _bin_of(predicted: Floats) -> NDArray[np.int64]:
+    index: NDArray[np.int64] = np.clip((predicted * BINS).astype(np.int64), 0, BINS - 1)
+    return index
 
 
 def pick_quality(source: str, predicted: Floats, true: Floats, mask: NDArray[np.bool_]) -> PickQuality:
@@ -225,17 +263,21 @@ def quality_report(predicted: Floats, true: Floats, source: NDArray[np.int8], gr
     predicted_reward, true_reward = reward(predicted, weights), reward(true, weights)
     masks = {ALL_SOURCES: np.ones(source.shape, np.bool_)}
     masks |= {name: source == index for index, name in enumerate(SOURCES) if (source == index).any()}
-    subscores = tuple(
-        subscore_quality(name, subscore, predicted[mask][:, index], true[mask][:, index])
+    columns = [
+        (name, subscore, predicted[mask][:, index], true[mask][:, index])
         for name, mask in masks.items()
         for index, subscore in enumerate(SUBSCORES)
         if subscore != "ec"
+    ]
+    return QualityReport(
+        subscores=tuple(subscore_quality(*column) for column in columns),
+        bins=tuple(found for column in columns for found in subscore_bins(*column)),
+        picks=tuple(pick_quality(name, predicted_reward, true_reward, mask) for name, mask in masks.items()),
+        groups=groups,
     )
-    picks = tuple(pick_quality(name, predicted_reward, true_reward, mask) for name, mask in masks.items())
-    return QualityReport(subscores, picks, groups)
 
 
-def _csv(rows: Sequence[SubscoreQuality] | Sequence[PickQuality]) -> str:
+def _csv(rows: Sequence[SubscoreQuality] | Sequence[SubscoreBin] | Sequence[PickQuality]) -> str:
     records = [asdict(row) for row in rows]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(records[0]), lineterminator="\n")

@@ -19,15 +19,25 @@ from irl_vla.judge.fingerprint import all_fingerprints, read_fingerprint, requir
 from irl_vla.judge.intervals import Interval, group_bootstrap
 from irl_vla.judge.judgement import FRAMES_NAME, GENERATED, REAL, RESULTS_NAME, TRAINING
 from irl_vla.judge.slowed import FRONTIER
-from irl_vla.judge.tables import read_judged_plans, write_csv
+from irl_vla.judge.tables import read_csv, read_judged_plans, write_csv
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.config import sensor_config
 from irl_vla.report.page import Section, write_page
-from irl_vla.report.pictures import curves_figure, frontier_figure, save, scene_figure, tradeoff_figure
+from irl_vla.report.pictures import (
+    curves_figure,
+    frontier_figure,
+    reliability_figure,
+    save,
+    scene_figure,
+    tradeoff_figure,
+)
+from irl_vla.report.reward_tables import quality_rows
+from irl_vla.reward.quality import ALL_SOURCES
 from irl_vla.rl.job import read_choice, read_history
 from irl_vla.stages.experiment import Experiment
 from irl_vla.train import loop
 from irl_vla.train.loop import history_path
+from irl_vla.train.perception_quality import BOXES_NAME, FIGURES_NAME, perception_rows
 
 _SHOWN: Final = ("human", "imitation", "finetuned")
 _CURVES: Final = (
@@ -47,6 +57,27 @@ _IMITATION_CURVES: Final = (
     "pretrain/val_epdms",
     "pretrain/val_answer_accuracy",
     "pretrain/val_answer_majority",
+)
+_MAP_CURVES: Final = (
+    "pretrain/val_iou_drivable",
+    "pretrain/val_iou_centreline",
+    "pretrain/val_field_drivable_error_m",
+    "pretrain/val_field_lane_offset_error_m",
+)
+_OBJECT_CURVES: Final = (
+    "pretrain/val_box_recall",
+    "pretrain/val_box_precision",
+    "pretrain/val_velocity_error_mps",
+    "pretrain/val_future_error_4s_m",
+)
+_SIGHT_NOTE: Final = (
+    "Intersection over union of map classes; mean error of fields along the ego's corridor; boxes within 30 m; "
+    "the likeliest future of found objects; answers beside always giving the most frequent one."
+)
+_REWARD_NOTE: Final = (
+    "By source of plans; fine-tuning asks for those of the policy. Correlation and spreads are of advantages; AUROC "
+    "and ece, the calibration error, of each sub-score. Enrichment: what favourites are worth beside random plans. In "
+    "the diagrams a calibrated model lies on the diagonal; larger points hold more plans."
 )
 log = logging.getLogger(__name__)
 
@@ -165,24 +196,61 @@ def _seed_sections(seed: Location, folder: Path) -> list[Section]:
         if (seed / "evaluate" / f"{prefix}{RESULTS_NAME}").exists():
             table = (seed / "evaluate").local() / f"{prefix}{RESULTS_NAME}"
             note, picture = f"EPDMS times 100. {read_fingerprint(table)}", folder / f"{prefix}frontier-{seed.name}.png"
-            sections.append(_scores_section(title, prefix, note, _numbers(table), picture))
+            sections.append(_scores_section(title, prefix, note, read_csv(table), picture))
     imitation = _imitation_history(seed)
     if imitation:
         picture = save(curves_figure(imitation, "step", _IMITATION_CURVES), folder / f"pretrain-{seed.name}.png")
         sections.append(Section(f"Imitation, {seed.name}", "Losses, and the validation split.", pictures=[picture]))
+    sections += [*_perception_sections(seed, imitation, folder), *_reward_sections(seed, folder)]
     history = read_history(seed / "finetune")
     if history:
         picture = save(curves_figure(history, "iteration", _CURVES), folder / f"finetune-{seed.name}.png")
         note = f"Validation split, true score. {read_choice(seed / 'finetune')}".strip()
         sections.append(Section(f"Fine-tuning, {seed.name}", note, pictures=[picture]))
-    quality = [name for name in (seed / "train_reward").children() if name.endswith(".csv")]
-    tables = [(seed / "train_reward" / name).local() for name in quality]
-    sections += [Section(f"Reward model, {seed.name}: {path.stem}", rows=_numbers(path)) for path in tables]
     trade = seed / "sweep" / "trials.csv"
     if trade.exists():
-        trials = _numbers(trade.local())
+        trials = read_csv(trade.local())
         picture = save(tradeoff_figure(trials), folder / f"sweep-{seed.name}.png")
         sections.append(Section(f"Sweep, {seed.name}", rows=trials, pictures=[picture]))
+    return sections
+
+
+def _perception_sections(seed: Location, history: Sequence[Mapping[str, float]], folder: Path) -> list[Section]:
+    """What the kept policy perceives, or the last validation where the tables are not written; none without either."""
+    figures, boxes = (seed / "pretrain" / name for name in (FIGURES_NAME, BOXES_NAME))
+    validations = [row for row in history if _MAP_CURVES[0] in row]
+    rows: Sequence[Mapping[str, Any]] = []
+    if figures.exists():
+        note, rows = "The kept policy on validation logs.", read_csv(figures.local())
+    elif validations:
+        last = {name.removeprefix("pretrain/val_"): value for name, value in validations[-1].items()}
+        note, rows = f"The last validation, step {last['step']:.0f}.", perception_rows(last)
+    if not rows:
+        return []
+    drawn = {"map": _MAP_CURVES, "objects": _OBJECT_CURVES} if validations else {}
+    curves = [
+        save(curves_figure(validations, "step", names), folder / f"perception-{part}-{seed.name}.png")
+        for part, names in drawn.items()
+    ]
+    sections = [Section(f"What perception sees, {seed.name}", f"{note} {_SIGHT_NOTE}", rows, curves)]
+    by_range = read_csv(boxes.local()) if boxes.exists() else []
+    if by_range:
+        sections.append(Section(f"Boxes by class and range, {seed.name}", "Ranges in m from the ego.", by_range))
+    return sections
+
+
+def _reward_sections(seed: Location, folder: Path) -> list[Section]:
+    """The learned reward by source of plans, on the validation split and on held-out training layouts."""
+    fitted, sections = seed / "train_reward", []
+    for place, split in ((fitted / "validation", "validation split"), (fitted, "held-out training layouts")):
+        if not (place / "quality_picks.csv").exists():
+            continue
+        bins, pictures = place / "quality_bins.csv", []
+        if bins.exists():
+            figure = reliability_figure(read_csv(bins.local()), (ALL_SOURCES, "policy"))
+            pictures.append(save(figure, folder / f"reliability-{split.split()[0]}-{seed.name}.png"))
+        title = f"The learned reward, {seed.name}: {split}"
+        sections.append(Section(title, _REWARD_NOTE, quality_rows(place), pictures))
     return sections
 
 
@@ -247,16 +315,3 @@ def _frame_scores(path: Path) -> dict[str, dict[str, _Frame]]:
 
 def _signed(interval: Interval) -> str:
     return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
-
-
-def _numbers(path: Path) -> list[dict[str, Any]]:
-    """A CSV file with numbers as numbers."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
 
+from rich.console import Console
+
 from irl_vla.config import Config
 from irl_vla.ledger.artefact import Artefact
 from irl_vla.ledger.code import code_version
@@ -62,11 +64,14 @@ def pretrain(experiment: Experiment) -> None:
     with _making(experiment, stage, experiment.pretrain) as run:
         from irl_vla.stages.imitation import pretrain_inputs
         from irl_vla.train.imitation import pretrain as imitate
+        from irl_vla.train.perception_quality import BOXES_NAME, FIGURES_NAME
 
         validation = prepared(experiment, experiment.data.val)
         inputs = pretrain_inputs(experiment, dataset, validation, "train", "val")
         settings = (experiment.model, experiment.pretrain, stage.folder)
         run.artifact(imitate(inputs, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
+        for name in (FIGURES_NAME, BOXES_NAME):
+            run.artifact(stage.folder / name)
 
 
 def label(experiment: Experiment) -> None:
@@ -88,11 +93,12 @@ def label(experiment: Experiment) -> None:
 
 
 def train_reward(experiment: Experiment) -> None:
-    """Fits the reward world model to the labels."""
+    """Fits the reward world model to the labels, and prints what it is worth on the validation split."""
     stage = folders.train_reward(experiment)
     if _is_done(stage):
         return
     with _making(experiment, stage, experiment.train_reward) as run:
+        from irl_vla.report.reward_tables import quality_rows, quality_table
         from irl_vla.train.reward_model import train_reward as fit
         from irl_vla.train.reward_quality import LabelledBank
 
@@ -101,10 +107,12 @@ def train_reward(experiment: Experiment) -> None:
         )
         settings = (experiment.train_reward, stage.folder)
         run.artifact(fit(train, val, *settings, seed=experiment.seed, report=run.metrics), "checkpoint")
-        for place, title in ((stage.folder, None), (stage.folder / "validation", "validation")):
+        for place, below in ((stage.folder, None), (stage.folder / "validation", "validation")):
             for name in place.children():
                 if name.endswith(".csv"):
-                    run.artifact(place / name, title)
+                    run.artifact(place / name, below)
+        title = f"{folders.title(experiment)}: the learned reward on {experiment.data.val}, by source of plans"
+        Console(width=160).print(quality_table(quality_rows(stage.folder / "validation"), title))
 
 
 def finetune(experiment: Experiment) -> None:

@@ -25,6 +25,7 @@ from irl_vla.train.config import ImitationConfig
 from irl_vla.train.ego_mlp import save_ego_mlp, train_ego_mlp
 from irl_vla.train.encode import SampleJob, write_samples
 from irl_vla.train.loop import Report, RunSpec, run_training
+from irl_vla.train.perception_quality import write_perception
 from irl_vla.train.phases import ImitationJob, imitation_worker
 from irl_vla.train.samples import Samples
 
@@ -68,12 +69,12 @@ def pretrain(
     seed: int,
     report: Report,
 ) -> Location:
-    """Trains the policy and the ego-status baseline, and writes the token banks.
+    """Trains the policy and the ego-status baseline, writes what perception sees of validation, and the token banks.
 
     Call it again after an interruption: samples, training and banks go on where they stopped.
 
     Args:
-        folder: gets ``policy``, ``ego_mlp`` and ``banks/{train,val}``.
+        folder: gets ``policy``, ``ego_mlp``, ``banks/{train,val}``, ``perception.csv`` and ``perception_boxes.csv``.
         report: receives metrics while training runs.
 
     Returns:
@@ -89,6 +90,7 @@ def pretrain(
     trained, provenance = _fit_policy(inputs, samples, policy, config, folder, seed=seed, report=report)
     checkpoint = save_policy(trained, folder / "policy", policy, provenance).folder
     places = {name: samples[name].place for name in SPLITS}
+    write_perception(checkpoint, places["val"], folder, logs=config.validation_logs, use_gpu=config.use_gpu)
     write_banks(checkpoint, places, folder / "banks", config.bank, config.use_gpu)
     return checkpoint
 

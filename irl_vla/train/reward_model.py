@@ -38,7 +38,6 @@ from irl_vla.train.reward_quality import (
     evaluate,
     evaluate_validation,
     headline,
-    log_quality,
     own_plans,
 )
 
@@ -69,7 +68,7 @@ def train_reward(
     seed: int,
     report: Report,
 ) -> Location:
-    """Fits, and writes the checkpoint and its quality (``quality.json`` and two CSV tables) into ``folder``.
+    """Fits, and writes the checkpoint and its quality (``quality.json`` and three CSV tables) into ``folder``.
 
     The quality on held-out layouts of the training split lies in ``folder`` itself; that on the validation split, whose
     layouts perception has never seen either, in ``folder/validation``. Call it again after an interruption: it goes on
@@ -96,7 +95,6 @@ def train_reward(
     unseen = evaluate_validation(models, validation)
     unseen.write(folder / "validation")
     figures = headline(quality) | own_plans(unseen)
-    log_quality(unseen)
     report(figures, config.steps)
     checkpoint = folder / "checkpoint"
     save_checkpoint(

@@ -1,6 +1,5 @@
 """How good a fitted reward world model is, on held-out layouts and on the validation split."""
 
-import logging
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ from irl_vla.scene import SUBSCORES
 
 _COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
 _HC: Final = SUBSCORES.index("hc")
-
-log = logging.getLogger(__name__)
 
 
 class LabelledBank(NamedTuple):
@@ -74,17 +71,6 @@ def own_plans(quality: QualityReport) -> dict[str, float]:
             figures |= {f"train_reward/val_auroc_{item.subscore}": item.auroc}
             figures |= {f"train_reward/val_ece_{item.subscore}": item.ece}
     return {name: value for name, value in figures.items() if np.isfinite(value)}
-
-
-def log_quality(quality: QualityReport) -> None:
-    """Says in one line what the fit is worth on unseen layouts."""
-    figures = {name.removeprefix("train_reward/val_"): value for name, value in own_plans(quality).items()}
-    told = ("correlation", "enrichment", "regret", "within_5")
-    log.info(
-        "train-reward: the policy's own plans on validation: %s; AUROC %s",
-        ", ".join(f"{name} {figures[name]:.3f}" for name in told if name in figures),
-        ", ".join(f"{name} {figures[f'auroc_{name}']:.3f}" for name in LEARNED if f"auroc_{name}" in figures),
-    )
 
 
 def headline(quality: QualityReport) -> dict[str, float]:

@@ -127,18 +127,28 @@ def gathered_parts(own: Part, rank: Rank) -> list[Part]:
 
 
 def _metrics(samples: Samples, found: Predicted) -> dict[str, float]:
-    metrics = displacement(found.plans, samples, found.rows)
-    actual = torch.from_numpy(samples.stored.take("meta_action", found.rows))
-    if bool((actual != IGNORED).all(dim=1).any()):
-        accuracy = answer_accuracy(torch.from_numpy(found.answers), actual)
-        metrics |= {"answer_accuracy": accuracy.both, "answer_majority": accuracy.majority_both}
-        metrics |= {"answer_speed": accuracy.speed, "answer_speed_majority": accuracy.majority_speed}
-        metrics |= {"answer_path": accuracy.path, "answer_path_majority": accuracy.majority_path}
+    metrics = displacement(found.plans, samples, found.rows) | answer_metrics(samples, found)
     if found.sight is not None:
         metrics |= sight_metrics(found.sight)
     if found.scores is not None:
         metrics |= found.scores.means()
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def answer_metrics(samples: Samples, found: Predicted) -> dict[str, float]:
+    """Accuracy of the answers beside that of always giving the most frequent one; empty where no row has an answer."""
+    actual = torch.from_numpy(samples.stored.take("meta_action", found.rows))
+    if not bool((actual != IGNORED).all(dim=1).any()):
+        return {}
+    accuracy = answer_accuracy(torch.from_numpy(found.answers), actual)
+    return {
+        "answer_accuracy": accuracy.both,
+        "answer_majority": accuracy.majority_both,
+        "answer_speed": accuracy.speed,
+        "answer_speed_majority": accuracy.majority_speed,
+        "answer_path": accuracy.path,
+        "answer_path_majority": accuracy.majority_path,
+    }
 
 
 def chosen_rows(samples: Samples, logs: int) -> NDArray[np.int64]:

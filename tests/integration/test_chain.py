@@ -65,6 +65,7 @@ def test_every_policy_is_judged(chain: Chain, results: dict[str, dict[str, float
     assert results["human"]["minus_constant_velocity"] == pytest.approx(gap)
     assert all(f"│ {name} " in chain.finished.stdout for name in results), "a policy is missing in the table"
     assert GENERATED in chain.finished.stdout
+    assert "the learned reward on val, by source of plans" in chain.finished.stdout
 
 
 def test_frames_add_up_to_the_results(chain: Chain, results: dict[str, dict[str, float]]) -> None:
@@ -140,7 +141,8 @@ def test_artifacts_are_stored(chain: Chain, children: dict[str, Any]) -> None:
         return {item.path for item in client.list_artifacts(children[name].info.run_id, folder)}
 
     assert {"results.csv", "frames.csv", "logs.csv", "training_results.csv"} <= stored("evaluate")
-    assert any(path.endswith(".csv") for path in stored("train-reward"))
+    assert {"perception.csv", "perception_boxes.csv"} <= stored("pretrain")
+    assert {f"quality_{name}.csv" for name in ("subscores", "bins", "picks")} <= stored("train-reward")
     assert "report/index.html" in stored("report", "report")
 
 
@@ -151,6 +153,9 @@ def test_report_shows_pictures_that_exist(chain: Chain) -> None:
     pictures = re.findall(r'<img src="([^"]+)"', text)
     assert sum(name.startswith("scenes/") for name in pictures) == chain.experiment.report.scenes
     assert {"finetune-seed-0.png", "frontier-seed-0.png", "training_frontier-seed-0.png"} <= set(pictures)
+    assert {"perception-map-seed-0.png", "reliability-validation-seed-0.png", "reliability-held-out-seed-0.png"} <= set(
+        pictures
+    )
     for name in pictures:
         assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
     for name in chain.experiment.evaluate.policies:

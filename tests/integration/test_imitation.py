@@ -35,6 +35,7 @@ from irl_vla.train.config import BankConfig, EgoMlpConfig, ImitationConfig, Samp
 from irl_vla.train.encode import encode_view, write_samples
 from irl_vla.train.imitation import PretrainInputs, sample_job
 from irl_vla.train.loop import ALONE
+from irl_vla.train.perception_quality import judge_perception
 from irl_vla.train.phases import ImitationModel, Trainee, fit_codec, imitate, make_optimiser, train_steps, training_rows
 from irl_vla.train.samples import Samples, open_samples, sample_record, stored_layout
 from irl_vla.train.validation import chosen_rows, predict, validate
@@ -227,10 +228,24 @@ def test_validation_counts_what_it_says(inputs: PretrainInputs, samples: Samples
     metrics = validate(trainee(samples).policy.eval(), val, None, ScorerConfig(), logs=0)
     assert metrics["fde_m"] > metrics["ade_m"] > 0
     nothing = predict(trainee(samples).policy, val, np.zeros(0, np.int64), "cpu")  # a worker without a log
-    assert [part.shape for part in nothing] == [(0, 8, 3), (0, 2)]
+    assert (nothing.plans.shape, nothing.answers.shape, nothing.sight) == ((0, 8, 3), (0, 2), None)
     assert 0 <= metrics["answer_accuracy"] <= 1
     actual = val.take(np.arange(8))["meta_action"]
     assert metrics["answer_majority"] == pytest.approx(np.unique(actual, axis=0, return_counts=True)[1].max() / 8)
+
+
+def test_tables_of_perception_say_what_validation_says(
+    inputs: PretrainInputs, samples: Samples, tmp_path: Path
+) -> None:
+    val = write_samples({"val": sample_job(inputs, "val", POLICY, CONFIG)})["val"]
+    policy = trainee(samples).policy.eval()
+    checkpoint = save_policy(policy, tmp_path / "policy", POLICY, Provenance(0)).folder
+    found = judge_perception(checkpoint, val.place, 0, "cpu")
+    metrics = validate(policy, val, None, ScorerConfig(), logs=0)
+    assert found.figures == pytest.approx({name: value for name, value in metrics.items() if "de_m" not in name})
+    assert {"iou_drivable", "answer_speed_majority"} <= found.figures.keys()
+    objects = (val.take(np.arange(len(val)))["box_classes"] >= 0).sum()
+    assert sum(row.objects for row in found.boxes) == objects > 0
 
 
 def bank_of(samples: Samples, folder: Path, use_gpu: bool = False) -> TokenBank:

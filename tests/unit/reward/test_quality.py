@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from irl_vla.reward.proposals import SOURCES
-from irl_vla.reward.quality import auroc, calibration_error, mean_rewards, pick_quality, quality_report
+from irl_vla.reward.quality import (
+    auroc,
+    calibration_error,
+    mean_rewards,
+    pick_quality,
+    quality_report,
+    subscore_bins,
+)
 from irl_vla.scene import SubScores
 
 
@@ -24,6 +31,18 @@ def test_calibration_error_by_hand():
     predicted = np.array([0.9, 0.9, 0.9, 0.9, 0.1])
     true = np.array([1.0, 1.0, 1.0, 0.0, 0.0])
     assert calibration_error(predicted, true) == pytest.approx((4 * 0.15 + 1 * 0.1) / 5)
+
+
+def test_bins_by_hand():
+    predicted = np.array([0.9, 0.96, 1.0, 0.1, 0.19, 0.5])
+    true = np.array([1.0, 1.0, 0.0, 0.0, 1.0, np.nan])  # one has no true value
+    low, high = subscore_bins("policy", "nc", predicted, true)
+    assert (low.source, low.subscore, low.bin, low.plans) == ("policy", "nc", 1, 2)
+    assert (low.mean_predicted, low.mean_true) == pytest.approx((0.145, 0.5))
+    assert (high.bin, high.plans) == (9, 3)  # 1 belongs to the last bin
+    assert (high.mean_predicted, high.mean_true) == pytest.approx((2.86 / 3, 2 / 3))
+    error = calibration_error(predicted[:5], true[:5])
+    assert error == pytest.approx(sum(b.plans * abs(b.mean_predicted - b.mean_true) for b in (low, high)) / 5)
 
 
 def test_pick_by_hand():
@@ -84,6 +103,8 @@ def test_report_files_are_plain_json_and_csv(tmp_path):
     values = json.loads((tmp_path / "quality.json").read_text(), parse_constant=pytest.fail)
     assert values["groups"] == 4
     assert values["subscores"][0]["auroc"] is None
+    bins = (tmp_path / "quality_bins.csv").read_text().splitlines()
+    assert bins[:2] == ["source,subscore,bin,plans,mean_predicted,mean_true", "all,nc,9,240,1.0,1.0"]
     header, first = (tmp_path / "quality_picks.csv").read_text().splitlines()[:2]
     assert header.startswith("source,rows,regret")
     assert first.startswith("all,40,0.0")

@@ -7,14 +7,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from irl_vla.errors import CheckpointError
 from irl_vla.judge.fingerprint import Fingerprint, sidecar, write_fingerprint
 from irl_vla.judge.slowed import FRONTIER
+from irl_vla.judge.tables import write_csv
 from irl_vla.ledger.code import CodeVersion
+from irl_vla.ledger.storage import Location
+from irl_vla.reward.proposals import SOURCES
+from irl_vla.reward.quality import quality_report
 from irl_vla.stages import report_page as show
 from irl_vla.stages.experiment import Experiment
+from irl_vla.train.perception_quality import perception_rows
 
 TRIALS = [
     {
@@ -154,7 +160,6 @@ def test_a_sweep_is_a_table_a_picture_and_a_ranking(tmp_path: Path, capsys: pyte
 
 def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
     write_table(seeds[0] / "sweep" / "trials.csv", TRIALS)
-    write_table(seeds[1] / "train_reward" / "quality.csv", [{"head": "nc", "auc": 0.9}])
     (tmp_path / "x" / "seed-2").mkdir()  # not judged yet
     experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
     page = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report")
@@ -165,7 +170,6 @@ def test_report_collects_all_seeds(seeds: list[Path], tmp_path: Path) -> None:
         "Results, seed-0",
         "Results, seed-1",
         "Sweep, seed-0",
-        "Reward model, seed-1: quality",
     ):
         assert f"<h2>{title}</h2>" in text
     assert "seed-2" not in text
@@ -196,6 +200,52 @@ def test_report_shows_training_layouts_and_the_frontier(seeds: list[Path], tmp_p
         assert f'<img src="{name}"' in text
         assert (page.parent / name).exists()
     assert (page.parent / "training_pooled.csv").exists()
+
+
+def write_history(seed: Path, *entries: dict[str, Any]) -> None:
+    path = seed / "pretrain" / "ray" / "imitation" / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def test_report_shows_what_perception_sees(seeds: list[Path], tmp_path: Path) -> None:
+    """Seed 0 has the tables of the kept policy, seed 1 the validations of its training alone."""
+    answer = {"answer_speed": 0.625, "answer_speed_majority": 0.5}
+    kept = seeds[0] / "pretrain"
+    write_table(kept / "perception_boxes.csv", [{"object": "vehicle", "range_m": "0-15", "objects": 3}])
+    write_csv(kept / "perception.csv", perception_rows({"iou_drivable": 0.75, "ade_m": 9.0} | answer))
+    metrics = [{f"pretrain/val_{name}": value for name, value in answer.items()} for _ in range(2)]
+    for step, iou in enumerate((0.25, 0.375)):
+        metrics[step]["pretrain/val_iou_drivable"] = iou
+    write_history(seeds[1], *({"step": 10 * step, "metrics": found} for step, found in enumerate(metrics)))
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
+    page = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report")
+    first, last = page.read_text().split("<h2>What perception sees, seed-")[1:]
+    assert "<td>map classes</td><td>iou_drivable</td><td>0.750</td><td></td>" in first
+    assert "<td>answers</td><td>answer_speed</td><td>0.625</td><td>0.500</td>" in first
+    assert "ade_m" not in first
+    assert "<h2>Boxes by class and range, seed-0</h2>" in first
+    assert "<td>vehicle</td><td>0-15</td><td>3</td>" in first
+    assert "The last validation, step 10." in last
+    assert "<td>iou_drivable</td><td>0.375</td>" in last
+    for name in ("perception-map-seed-1.png", "perception-objects-seed-1.png"):
+        assert f'<img src="{name}"' in last
+        assert (page.parent / name).exists()
+    assert "perception-map-seed-0.png" not in first, "without validations there are no curves"
+
+
+def test_report_shows_the_learned_reward(seeds: list[Path], tmp_path: Path) -> None:
+    true = np.random.default_rng(0).choice([0.0, 1.0], size=(20, 4, 9))
+    source = np.full((20, 4), SOURCES.index("policy"), np.int8)
+    quality_report(true, true, source, groups=2).write(Location.of(seeds[1] / "train_reward" / "validation"))
+    experiment = Experiment(name="x", runs=tmp_path, evaluate={"bootstrap_samples": 100})
+    page = show.write_report(experiment, SimpleNamespace(), tmp_path / "x" / "report")
+    text = page.read_text()
+    assert text.count("<h2>The learned reward") == 1, "held-out training layouts were not judged"
+    shown = text.partition("<h2>The learned reward, seed-1: validation split</h2>")[2]
+    assert "<td>policy</td><td>20</td><td>1.000</td>" in shown
+    assert '<img src="reliability-validation-seed-1.png"' in shown
+    assert (page.parent / "reliability-validation-seed-1.png").exists()
 
 
 def test_pictures_are_of_the_split_that_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
