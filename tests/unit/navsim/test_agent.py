@@ -30,7 +30,8 @@ from irl_vla.policy.planner_config import DecoderConfig
 from irl_vla.policy.vla import build_policy, load_policy, perception_hash, save_policy, token_layout
 from irl_vla.reward import candidates
 from irl_vla.reward.config import RewardModelConfig
-from irl_vla.reward.model import STAGE, RewardWorldModel
+from irl_vla.reward.model import STAGE, RewardWorldModel, Views
+from irl_vla.reward.relations import RELATIONS, STEPS
 from irl_vla.scene import Scene
 from irl_vla.world.config import SplitSizeConfig, WorldConfig, WorldSensorConfig
 from irl_vla.world.generate import generate
@@ -160,10 +161,13 @@ def test_best_of_many_is_what_the_reward_likes_best(
     place, hashed = seed_folder / "train_reward" / "checkpoint", perception_hash(policy.encoder)
     save_checkpoint(place, STAGE, states, settings, Provenance(0, {"perception": hashed}))
 
-    def far_ends(models: Any, tokens: torch.Tensor, plans: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+    def far_ends(models: Any, views: Views) -> torch.Tensor:
         assert len(models) == 1
-        assert tokens.shape[1:] == (layout.total, layout.width)
-        return torch.sigmoid(plans[..., -1, :1] / 100).expand(*plans.shape[:2], 8)
+        assert views.tokens is not None
+        assert views.tokens.shape[1:] == (layout.total, layout.width)
+        assert views.relations is not None
+        assert views.relations.shape == (*views.plans.shape[:2], STEPS, len(RELATIONS))
+        return torch.sigmoid(views.plans[..., -1, :1] / 100).expand(*views.plans.shape[:2], 8)
 
     monkeypatch.setattr(candidates, "predict_subscores", far_ends)
     ends = []

@@ -9,8 +9,15 @@ from irl_vla.rl.task import TaskSpec, open_task
 
 from .micro import SpeedBackend, make_micro
 
+#: Without an audit: the micro bank has no prepared scenes.
 CONFIG = FinetuneConfig(
-    iterations=4, scenes_per_iteration=4, chains_per_scene=3, minibatches=2, validate_every=2, checkpoint_every=2
+    iterations=4,
+    scenes_per_iteration=4,
+    chains_per_scene=3,
+    minibatches=2,
+    validate_every=2,
+    checkpoint_every=2,
+    audit_share=0.0,
 )
 
 
