@@ -199,8 +199,9 @@ def test_two_steps_stopped_and_resumed_to_four_equal_four(samples: Samples, tmp_
     run(first, samples, range(2))
     torch.save(first.state(2), tmp_path / "state.pt")
     second = trainee(samples)
-    start = second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert run(second, samples, range(start, 4)) == losses[2:]
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    second.restore(state)
+    assert run(second, samples, range(state["step"], 4)) == losses[2:]
     for name, value in straight.policy.state_dict().items():
         torch.testing.assert_close(second.policy.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
