@@ -26,9 +26,11 @@ def audit(spec: TaskSpec, batch: ChainBatch, iteration: int) -> dict[str, float]
 
     Returns:
         ``audit_correlation`` of advantages, ``audit_enrichment``, both spreads and mean rewards; empty if nothing is
-        audited, or none of the scenes is prepared. A correlation that does not exist is left out.
+        audited, if the true score is what is paid, or if none of the scenes is prepared. A correlation that does not
+        exist is left out.
     """
-    count = round(spec.config.audit_share * len(batch.scenes.rows))
+    config = spec.config
+    count = 0 if config.backend.kind == "scorer" else round(config.audit_share * len(batch.scenes.rows))
     if not count:
         return {}
     rng = np.random.default_rng([_STREAM, spec.seed, iteration])

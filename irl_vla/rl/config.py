@@ -68,7 +68,7 @@ class FinetuneConfig(Config):
         patience: validations without a new best true score before training stops, counting the states that this rule
             chooses from.
         audit_share: share of the scenes of an iteration whose plans are scored truly as well, to watch the learned
-            reward; what is rewarded never uses it. PPO on the learned reward alone.
+            reward; what is rewarded never uses it. PPO only, and not where the true score is what is paid.
         force: fine-tunes even on a reward model that cannot tell the policy's own plans apart.
     """
 

@@ -122,13 +122,11 @@ def finetune(experiment: Experiment) -> None:
         return
     with _making(experiment, stage, experiment.finetune) as run:
         from irl_vla.judge.validation import open_validator
-        from irl_vla.reward.model import require_enrichment
         from irl_vla.rl.control import train_control
         from irl_vla.rl.finetune import finetune as improve
         from irl_vla.rl.job import FinetuneJob
 
-        if experiment.finetune.backend.kind in ("rwm", "mix"):
-            require_enrichment(folders.reward_path(experiment), force=experiment.finetune.force)
+        _require_trusted_reward(experiment)
         validate = open_validator(validation_spec(experiment))
         job = FinetuneJob(task_spec(experiment), stage.folder, validate, run.metrics)
         run.artifact(improve(job), "checkpoint")
@@ -143,6 +141,7 @@ def sweep(experiment: Experiment) -> None:
         from irl_vla.rl.sweep import sweep as search
         from irl_vla.stages.report_page import write_sweep
 
+        _require_trusted_reward(experiment)
         rows = search(
             SweepJob(
                 spec=task_spec(experiment),
@@ -216,6 +215,13 @@ def _making(experiment: Experiment, stage: Artefact, section: Config) -> Iterato
         run.tags({"irl_vla.code": str(code_version()), "irl_vla.identity": stage.fingerprint})
         yield run
         stage.finish()
+
+
+def _require_trusted_reward(experiment: Experiment) -> None:
+    from irl_vla.reward.model import require_enrichment
+
+    if experiment.finetune.backend.kind in ("rwm", "mix"):
+        require_enrichment(folders.reward_path(experiment), force=experiment.finetune.force)
 
 
 def _session(experiment: Experiment) -> AbstractContextManager[None]:

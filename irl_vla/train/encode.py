@@ -279,10 +279,11 @@ def encode_view(job: SampleJob, view: Scene, logged: Scene) -> Rows:
 
 
 def fields_of(view: Scene, map_view: MapView, grid: GridConfig) -> NDArray[np.float32] | None:
-    """What the score reads from the map around a scene; None where there is no route to follow."""
+    """What the score reads from the map around a scene; None, with a warning, where there is no route to follow."""
     try:
         roads = judged_roads(view, map_view)
-    except SceneError:
+    except SceneError as error:
+        log.warning("samples: a scene has no road fields to learn: %s", error)
         return None
     return road_fields(roads, FieldGrid(grid.x_min_m, grid.y_min_m, grid.cell_m, grid.rows, grid.columns))
 

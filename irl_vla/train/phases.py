@@ -189,7 +189,7 @@ def imitation_worker(arguments: dict[str, Any]) -> None:
     if state is not None:
         policy.load_state_dict(state["policy"])
         log.info("pretrain: going on from step %d", state["step"])
-    if job.config.sight.steps:
+    if job.config.sight.steps > (0 if state is None else state["step"]):
         run_phase(sight_phase(job, policy, train, val, rank=rank), job, state, rank)
     run_phase(imitation_phase(job, policy, train, val, rank=rank), job, state, rank)
 

@@ -1,23 +1,17 @@
 """How good a fitted reward world model is, on held-out layouts and on the validation split."""
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from irl_vla.ledger.storage import Location
 from irl_vla.policy.token_bank import TokenBank
-from irl_vla.reward.comfort import history_comforts
+from irl_vla.reward.backends import ModelBackend
+from irl_vla.reward.config import BackendConfig
 from irl_vla.reward.labels import LabelSet, open_labels
-from irl_vla.reward.loss import LEARNED
-from irl_vla.reward.model import RewardWorldModel, predict_subscores
+from irl_vla.reward.model import RewardWorldModel
 from irl_vla.reward.quality import QualityReport, quality_report
-from irl_vla.reward.views import bank_rollouts, look
-from irl_vla.scene import SUBSCORES
-
-_COLUMNS: Final = [SUBSCORES.index(name) for name in LEARNED]
-_HC: Final = SUBSCORES.index("hc")
 
 
 class LabelledBank(NamedTuple):
@@ -34,24 +28,17 @@ def evaluate(
     places: NDArray[np.int64],
     rows_per_batch: int = 64,
 ) -> QualityReport:
-    """Quality of the expected sub-scores on some labelled rows; HC is computed, EC has no part in it.
+    """Quality of what fine-tuning would be told on some labelled rows: HC is computed, EC has no part in it.
 
     Args:
         places: indices into the label set.
     """
-    predicted = np.full((len(places), labels.plans.shape[1], len(SUBSCORES)), np.nan)
-    for start in range(0, len(places), rows_per_batch):
-        part = places[start : start + rows_per_batch]
-        rows, plans = labels.rows[part], labels.plans[part].astype(np.float64)
-        rollouts = bank_rollouts(bank, rows, plans)
-        with torch.inference_mode():
-            found = predict_subscores(models, look(models[0].config, bank, rows, plans, rollouts))
-        values = predicted[start : start + rows_per_batch]
-        values[..., _COLUMNS] = found.numpy()
-        values[..., _HC] = history_comforts(bank.ego_history[rows].astype(np.float64), rollouts)
-    true = labels.subscores()[places].astype(np.float64)
+    backend = ModelBackend(models, bank, BackendConfig())
+    parts = [places[start : start + rows_per_batch] for start in range(0, len(places), rows_per_batch)]
+    scored = [backend.score(labels.rows[part], labels.plans[part].astype(np.float64)).values for part in parts]
+    true = labels.subscores(places).astype(np.float64)
     groups = bank.group[labels.rows[places]]
-    return quality_report(predicted, true, labels.source[places], len(set(groups.tolist())))
+    return quality_report(np.concatenate(scored), true, labels.source[places], len(set(groups.tolist())))
 
 
 def evaluate_validation(models: tuple[RewardWorldModel, ...], validation: LabelledBank) -> QualityReport:

@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from irl_vla.policy.config import EncoderConfig
 from irl_vla.policy.perception.bev import BevFeatures
+from irl_vla.policy.perception.heads import EMPTY_LOGIT
 from irl_vla.policy.perception.layers import CellLinear, conv_norm_relu
+from irl_vla.policy.perception.losses import heatmap_loss
 from irl_vla.scene import ROAD_FIELDS
 
 #: Metres that count as 1 in the loss, in the order of ``ROAD_FIELDS``; progress is coarser than the others.
@@ -26,8 +28,9 @@ _BORDER_M: Final = 2.0
 class FieldHead(nn.Module):
     """The fields of ``ROAD_FIELDS`` from BEV features.
 
-    A red light is there or not, and rarely: a distance that is regressed would always say that there is none. It is
-    classified, and its chance p is given as ``_REACH_M`` (2 p - 1): above 0 where red is likelier.
+    A red light is there or not, and rarely: a distance that is regressed, or a mean cross-entropy, always says that
+    there is none. It is found as objects are, by a focal loss that starts from nothing being red, and its chance p is
+    given as ``_REACH_M`` (2 p - 1): above 0 where red is likelier.
     """
 
     scale: Tensor
@@ -37,6 +40,7 @@ class FieldHead(nn.Module):
         fine = config.perception.fine_channels
         self.trunk = conv_norm_relu(fine, fine)
         self.fields = CellLinear(fine, len(ROAD_FIELDS))
+        nn.init.constant_(self.fields.bias[_RED:], EMPTY_LOGIT)
         self.register_buffer("scale", torch.tensor(_SCALE_M)[:, None, None], persistent=False)
 
     def forward(self, features: BevFeatures) -> Tensor:
@@ -46,23 +50,18 @@ class FieldHead(nn.Module):
         return torch.cat([found[:, :_RED] * self.scale[:_RED], red], dim=1)
 
     def loss(self, predicted: Tensor, fields: Tensor, known: Tensor) -> Tensor:
-        """Error of the distances, mostly of those that decide, plus cross-entropy and soft Dice of red connectors.
+        """Error of the distances, mostly of those that decide, plus the focal loss of red connectors.
 
         Args:
             predicted, fields: (B, 6, rows, columns) metres.
             known: (B,) bool, scenes that have fields; 0 if none has.
         """
+        predicted, fields = predicted[known], fields[known]
         error = functional.smooth_l1_loss(predicted / self.scale, fields / self.scale, reduction="none", beta=_BETA)
         each = (error * distance_weights(fields))[:, :_RED].mean(dim=(1, 2, 3))
-        distance: Tensor = (each * known).sum() / known.sum().clamp_min(1)
-        is_red = (fields[:, _RED] > 0).to(predicted.dtype)
-        return distance + self._red_loss(predicted[:, _RED], is_red * known[:, None, None])
-
-    def _red_loss(self, predicted: Tensor, is_red: Tensor) -> Tensor:
-        chance = (predicted / _REACH_M + 1) / 2
-        overlap, area = (chance * is_red).sum(), chance.sum() + is_red.sum()
-        entropy = functional.binary_cross_entropy(chance.clamp(1e-4, 1 - 1e-4), is_red)
-        return entropy + 0.2 * (1 - (2 * overlap + 1) / (area + 1))
+        distance: Tensor = each.sum() / max(len(each), 1)
+        is_red = (fields[:, _RED:] > 0).to(predicted.dtype)
+        return distance + heatmap_loss(torch.logit((predicted[:, _RED:] / _REACH_M + 1) / 2, eps=1e-6), is_red)
 
 
 def distance_weights(fields: Tensor) -> Tensor:

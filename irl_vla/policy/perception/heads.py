@@ -17,7 +17,7 @@ VELOCITY_SCALE_MPS = 1.5
 #: Channels of the box map: offset of the centre from the cell centre (cells), z (m), log length, width, height,
 #: sine and cosine of the heading, velocity over ``VELOCITY_SCALE_MPS``.
 BOX_CHANNELS = 10
-_EMPTY_LOGIT = -4.6  # almost every cell is empty: start at 1 % instead of 50 %
+EMPTY_LOGIT = -4.6  # almost every cell is empty: start at 1 % instead of 50 %
 
 
 class Detections(NamedTuple):
@@ -54,7 +54,7 @@ class DetectionHead(nn.Module):
         self.trunk = conv_norm_relu(fine, fine)
         self.heatmap = CellLinear(fine, len(OBJECT_NAMES))
         self.boxes = CellLinear(fine, BOX_CHANNELS)
-        nn.init.constant_(self.heatmap.bias, _EMPTY_LOGIT)
+        nn.init.constant_(self.heatmap.bias, EMPTY_LOGIT)
         self.register_buffer("centres", cell_centres(config.grid).flatten(0, 1), persistent=False)
         self.token = mlp(fine + coarse + len(OBJECT_NAMES) + BOX_CHANNELS, 2 * config.width, config.width)
 

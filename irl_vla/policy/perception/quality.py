@@ -29,7 +29,10 @@ RANGES_M: Final = (15.0, 30.0)
 #: The ego's corridor, in which fields are judged: this near to the centreline, and so far behind and ahead along it.
 CORRIDOR_M: Final = 2.0
 AHEAD_M: Final = (-2.0, 40.0)
+#: What is judged by overlap: map classes, and the one field that is no distance.
+AREAS: Final = (*RASTER_CLASSES, "red_light")
 _OFFSET, _PROGRESS = ROAD_FIELDS.index("lane_offset"), ROAD_FIELDS.index("progress")
+_RED: Final = ROAD_FIELDS.index("red_light")
 _RANGES: Final = len(RANGES_M) + 1
 
 
@@ -38,8 +41,9 @@ class SightSums:
     """Sums over scenes; K object classes, 3 ranges.
 
     Attributes:
-        overlap, union: (classes,) cells of each map class, predicted and true, predicted or true.
-        field_error_m: (6,) absolute errors over cells of the corridor; ``corridor``: (1,) those cells.
+        overlap, union: (classes + 1,) cells of each map class, and of red connectors of the route, predicted and true,
+            predicted or true.
+        field_error_m: (5,) absolute errors of the distances over cells of the corridor; ``corridor``: (1,) those cells.
         objects, found: (K, 3) true objects, and those with a detection.
         detections, right: (3,) detections, and those with an object.
         class_right: (K, 3) found objects of which the class is right.
@@ -82,11 +86,12 @@ def measure(
     map_logits: Tensor, road_fields: Tensor, detections: Detections, futures: Futures, targets: PerceptionTargets
 ) -> SightSums:
     """Compares what is predicted for a batch with what is there."""
-    predicted, true = map_logits > 0, targets.raster > 0.5
+    predicted = torch.cat([map_logits > 0, road_fields[:, _RED:] > 0], dim=1)
+    true = torch.cat([targets.raster > 0.5, targets.fields[:, _RED:] > 0], dim=1)
     offset, progress = targets.fields[:, _OFFSET], targets.fields[:, _PROGRESS]
     corridor = (offset.abs() < CORRIDOR_M) & (progress > AHEAD_M[0]) & (progress < AHEAD_M[1])
     corridor &= targets.has_fields[:, None, None]
-    error_m = (road_fields - targets.fields).abs() * corridor[:, None]
+    error_m = (road_fields - targets.fields)[:, :_RED].abs() * corridor[:, None]
     boxes = [_match(detections, futures, targets, scene) for scene in range(len(targets))]
     return SightSums(
         overlap=_sums(predicted & true),
@@ -102,10 +107,10 @@ def sight_metrics(sums: SightSums) -> dict[str, float]:
     near = slice(0, _RANGES - 1)
     found = sums.found[:, near].sum()
     figures = {
-        **{f"iou_{name}": _ratio(a, b) for name, a, b in zip(RASTER_CLASSES, sums.overlap, sums.union, strict=True)},
+        **{f"iou_{name}": _ratio(a, b) for name, a, b in zip(AREAS, sums.overlap, sums.union, strict=True)},
         **{
             f"field_{name}_error_m": _ratio(error, sums.corridor[0])
-            for name, error in zip(ROAD_FIELDS, sums.field_error_m, strict=True)
+            for name, error in zip(ROAD_FIELDS[:_RED], sums.field_error_m, strict=True)
         },
         "box_recall": _ratio(found, sums.objects[:, near].sum()),
         "box_precision": _ratio(sums.right[near].sum(), sums.detections[near].sum()),

@@ -12,9 +12,11 @@ from irl_vla.errors import ConfigError
 from irl_vla.policy.batch import collate
 from irl_vla.policy.config import CameraConfig, EncoderConfig, GridConfig, PerceptionConfig
 from irl_vla.policy.perception.bev import BevFeatures, cell_centres, lift_images, project_points
+from irl_vla.policy.perception.fields import FieldHead
 from irl_vla.policy.perception.heads import DetectionHead, box_cells, decode_boxes, encode_boxes, gather_cells
 from irl_vla.policy.perception.image import ImageBackbone
 from irl_vla.policy.perception.losses import box_loss, heatmap_loss, heatmap_target, map_loss
+from irl_vla.scene import ROAD_FIELDS
 from tests.unit.policy import scenes
 
 CONFIG = scenes.tiny_config()
@@ -223,3 +225,33 @@ def test_gather_cells_is_row_major():
 def test_impossible_grids_are_refused(values):
     with pytest.raises(ValueError, match=r"range|multiple of 4"):
         GridConfig(**values)
+
+
+def test_a_rare_red_light_is_learned_and_none_is_invented():
+    """A mean over all cells would be content with never saying red; a tenth of the scenes has some cells of it."""
+    torch.manual_seed(0)
+    head = FieldHead(CONFIG)
+    seen = torch.zeros(20, CONFIG.perception.fine_channels, 16, 16)
+    fields = torch.zeros(20, len(ROAD_FIELDS), 16, 16)
+    fields[:, -1] = -4.0
+    seen[:2, 0, 3:6, 3:6], fields[:2, -1, 3:6, 3:6] = 3.0, 4.0
+    features = BevFeatures(seen, torch.zeros(0))
+    assert (head(features)[:, -1] < -3).all()
+    optimiser = torch.optim.AdamW(head.parameters(), 2e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        head.loss(head(features), fields, torch.ones(20, dtype=torch.bool)).backward()
+        optimiser.step()
+    with torch.inference_mode():
+        found, true = head(features)[:, -1] > 0, fields[:, -1] > 0
+    assert (found & true).sum() / (found | true).sum() > 0.5
+
+
+def test_scenes_without_fields_teach_nothing():
+    head = FieldHead(CONFIG)
+    predicted = torch.randn(2, len(ROAD_FIELDS), 16, 16).clamp(-3.9, 3.9).requires_grad_(True)
+    known = torch.tensor([True, False])
+    head.loss(predicted, torch.zeros(2, len(ROAD_FIELDS), 16, 16), known).backward()
+    assert predicted.grad[0].abs().sum() > 0
+    assert predicted.grad[1].abs().sum() == 0
+    assert head.loss(predicted, torch.zeros(2, len(ROAD_FIELDS), 16, 16), ~known & known).item() == 0

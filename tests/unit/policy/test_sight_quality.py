@@ -15,7 +15,7 @@ from irl_vla.scene import ROAD_FIELDS
 from tests.unit.policy import scenes
 
 CONFIG = scenes.tiny_config().with_overrides({"perception.map_classes": 7})
-OFFSET = ROAD_FIELDS.index("lane_offset")
+OFFSET, RED = ROAD_FIELDS.index("lane_offset"), ROAD_FIELDS.index("red_light")
 
 
 def scene(*boxes: list[float]) -> PerceptionTargets:
@@ -53,7 +53,19 @@ def test_perfect_sight_has_no_error():
     figures = sight_metrics(measure(*perfect(targets), targets))
     for name, value in figures.items():
         assert value == (0.0 if "error" in name else 1.0), name
-    assert len(figures) == 7 + 6 + 7
+    assert len(figures) == 7 + 5 + 7, "map classes, distances, boxes and futures; nothing is red"
+
+
+def test_red_connectors_are_judged_by_their_overlap():
+    targets = scene(NEAR)
+    targets.fields[:, RED, :4] = 4.0
+    logits, fields, *found = perfect(targets)
+    assert sight_metrics(measure(logits, fields, *found, targets))["iou_red_light"] == 1.0
+    half = fields.clone()
+    half[:, RED, :2] = -4.0
+    figures = sight_metrics(measure(logits, half, *found, targets))
+    assert figures["iou_red_light"] == 0.5
+    assert not any(name.startswith("field_red") for name in figures)
 
 
 def test_errors_have_their_size():
